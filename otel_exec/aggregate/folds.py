@@ -1,0 +1,68 @@
+"""The mergeable numbers: what is left of spans once they are folded.
+
+What comes in: durations in integer nanoseconds. What goes out: values that can be added up in any order and cross processes.
+Merging is commutative and associative; nothing here knows a clock, a file or a span object.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from otel_exec.aggregate.histogram import Histogram
+
+__all__ = ["ItemsFold", "PhaseFold"]
+
+
+class PhaseFold(msgspec.Struct):
+    """All occurrences of one phase within one task (later: of many).
+
+    `union_ns`: wall-clock time in which at least one occurrence was open (within one task, then summed). `self_ns`: the sum of the occurrences' own intervals minus the union of their children's.
+    `share_ns`: at each instant the innermost open phases of the task share it equally; this phase's part. Shares and the unaccounted rest add up to the task's duration exactly.
+    `samples`: the occurrences' durations.
+    """
+
+    count: int = 0
+    total_ns: int = 0
+    union_ns: int = 0
+    self_ns: int = 0
+    share_ns: int = 0
+    min_ns: int | None = None
+    max_ns: int | None = None
+    errors: int = 0
+    samples: Histogram = msgspec.field(default_factory=Histogram)
+
+    def merge(self, other: PhaseFold) -> None:
+        """Add another fold of the same phase to this one."""
+        self.count += other.count
+        self.total_ns += other.total_ns
+        self.union_ns += other.union_ns
+        self.self_ns += other.self_ns
+        self.share_ns += other.share_ns
+        if other.min_ns is not None:
+            self.min_ns = other.min_ns if self.min_ns is None else min(self.min_ns, other.min_ns)
+        if other.max_ns is not None:
+            self.max_ns = other.max_ns if self.max_ns is None else max(self.max_ns, other.max_ns)
+        self.errors += other.errors
+        self.samples.merge(other.samples)
+
+
+class ItemsFold(msgspec.Struct):
+    """The items of a step's fan-outs: how many there were and what they came to; `attempts` counts tries, `busy_ns` sums their task spans."""
+
+    count: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    attempts: int = 0
+    busy_ns: int = 0
+    samples: Histogram = msgspec.field(default_factory=Histogram)
+
+    def merge(self, other: ItemsFold) -> None:
+        """Add another fold to this one."""
+        self.count += other.count
+        self.completed += other.completed
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.attempts += other.attempts
+        self.busy_ns += other.busy_ns
+        self.samples.merge(other.samples)

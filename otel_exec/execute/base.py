@@ -1,0 +1,213 @@
+"""What every executor is: a place where envelopes go in and notices come out.
+
+What comes in: `TaskEnvelope`s. What goes out: notices, polled by the runner. An executor never calls back, never decides what runs next,
+and knows nothing of levels or dependencies. It deals the items of fan-outs to idle workers itself.
+
+Contract of call, for every method but `wake`: called by the runner's thread alone. `wake` may be called from any thread and from a signal handler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_exec.clock import Clock
+    from otel_exec.execute.envelope import TaskEnvelope, TaskReport
+    from otel_exec.plan.graph import Step
+
+__all__ = [
+    "Beat",
+    "Claimed",
+    "Executor",
+    "Notice",
+    "OpenSpan",
+    "Outlived",
+    "Reported",
+    "RunSettings",
+    "WorkerDied",
+    "WorkerReady",
+    "WorkerStarted",
+    "WorkerStopped",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a worker must know of the run, once.
+
+    `run_folder` is local (the live spool lies under it, `spans/`); `lock_holder` is the driver's `worker_id` in lock files (requirement A).
+    `log_cap_bytes` bounds each `.executor_log`. `max_task_spans`: past it a task's further phases are only aggregated.
+    """
+
+    exec_id: str
+    trace_id: str
+    run_span_id: str
+    prefix: str
+    run_folder: str
+    service_name: str
+    lock_holder: str
+    clock_offset_ns: int
+    sampled: bool = True
+    trace_state: str = ""
+    resource: tuple[tuple[str, str | int | float | bool], ...] = ()
+    use_locks: bool = True
+    timing_log: bool = False
+    show_output: bool = False
+    log_cap_bytes: int = 2 * 1024 * 1024
+    max_task_spans: int = 10_000
+    script: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpan:
+    """A span that has not ended, as far as is known."""
+
+    span_id: str
+    parent_span_id: str
+    kind: str
+    name: str
+    node_id: str
+    start_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker's process (or thread) was started; it is not ready yet."""
+
+    worker_id: str
+    at_ns: int
+    pid: int
+    host: str
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker said by itself that it takes tasks."""
+
+    worker_id: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped:
+    """A worker that was told to stop has ended."""
+
+    worker_id: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker ended without being told to. `node_ids` are the attempts it took with it (at most one of them claimed); each must be settled by the runner.
+
+    `reason` is one sentence for people: its exit code or signal.
+    `open_spans` are those that its mapped memory still held: they are closed by the runner at `at_ns`.
+    """
+
+    worker_id: str
+    at_ns: int
+    attempts: tuple[tuple[str, int], ...]
+    reason: str
+    error_type: str = "worker_died"
+    open_spans: tuple[OpenSpan, ...] = ()
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A worker took an attempt and holds its lock; the function is about to be loaded."""
+
+    node_id: str
+    attempt: int
+    worker_id: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An attempt came to its end by itself, or was refused (`report.found`)."""
+
+    report: TaskReport
+
+
+@dataclass(frozen=True, slots=True)
+class Outlived:
+    """An attempt that had been abandoned (a thread past its timeout) has ended after all: its lock can go."""
+
+    node_id: str
+    attempt: int
+    worker_id: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life of a worker, about once a second: what is open in it now."""
+
+    worker_id: str
+    at_ns: int
+    open_spans: tuple[OpenSpan, ...]
+
+
+Notice = WorkerStarted | WorkerReady | WorkerStopped | WorkerDied | Claimed | Reported | Outlived | Beat
+
+
+class Executor(Protocol):
+    """Runs envelopes.
+
+    `kind` is its name on the command line. `workers` is how many attempts run at once; `prefetch` how many more it likes to have in hand, so that no worker waits for the driver.
+    `can_kill` says whether `kill` ends an attempt for sure (processes); where not, `kill` abandons it: the runner settles it and the executor sends `Outlived` when it ends after all.
+    `by_value` says whether the function must be packed (another process) or is handed over as it is.
+    """
+
+    kind: str
+    workers: int
+    prefetch: int
+    can_kill: bool
+    by_value: bool
+
+    def start(self, settings: RunSettings, clock: Clock) -> None:
+        """Start the workers; returns before they are ready."""
+        ...
+
+    def pack(self, step: Step) -> object:
+        """Make ready whatever of the step goes to a worker. Raises a `Mistake` when it can't be sent, naming step, place and way out. Called once per step that will run."""
+        ...
+
+    def submit(self, envelope: TaskEnvelope, packed: object) -> None:
+        """Hand over an attempt; never blocks. The executor starts it on the first free worker, in the order submitted."""
+        ...
+
+    def poll(self, timeout_s: float | None) -> Sequence[Notice]:
+        """Return what happened since the last call; waits up to `timeout_s` (`None`: until something happens or `wake`) when nothing did. `inline` runs a submitted attempt in here."""
+        ...
+
+    def wake(self) -> None:
+        """Make a `poll` that waits return; safe in a signal handler. While `inline` runs an attempt in the main thread, a call from the signal handler raises KeyboardInterrupt in it."""
+        ...
+
+    def recall(self) -> Sequence[tuple[str, int]]:
+        """Take back all attempts that no worker has claimed; returns their (node_id, attempt)."""
+        ...
+
+    def interrupt(self, node_id: str, attempt: int) -> None:
+        """Raise KeyboardInterrupt in a running attempt, if it can; its report follows when it ends."""
+        ...
+
+    def kill(self, node_id: str, attempt: int) -> None:
+        """End a running attempt now. No notice follows for the attempt; the runner settles it. A killed worker is replaced (`WorkerStopped`, then `WorkerStarted`)."""
+        ...
+
+    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
+        """Return what is open in a running attempt, its task span first; read before `kill` so that the runner can close them. Empty where nothing is known."""
+        ...
+
+    def stop(self, grace_s: float) -> Sequence[Notice]:
+        """Stop the workers, those that do not obey within `grace_s` by force; returns the last notices. Safe to call twice."""
+        ...
+
+

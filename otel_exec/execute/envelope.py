@@ -1,0 +1,94 @@
+"""What crosses from the driver to a worker and back: one task out, one report home.
+
+What comes in: the plan's values. What goes out: frozen messages, encoded as msgpack, with the user's objects inside as pickled bytes.
+They hold no open files, no clocks, no OpenTelemetry objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from otel_exec.aggregate.folds import ItemsFold, PhaseFold  # noqa: TC001  msgspec reads the annotations at run time
+from otel_exec.spans.span_record import SpanRecord  # noqa: TC001
+
+__all__ = ["ErrorInfo", "TaskEnvelope", "TaskReport"]
+
+
+class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt at a step, for a worker.
+
+    `call` is the pickled (function, config, call style), made by `execute/packing.py`; the executors that share memory put the objects into `direct` instead and leave `call` empty.
+    `info` is the static half of `.executor_info`, a JSON object as bytes. `locked`: the step's lock is held by this driver already (a later attempt).
+    `last_attempt`: a failure of this one is final, so the worker writes it to the status file. `parent_span_id` is the step span, `span_id` the task span to be made.
+    `verify`: argv templates, or `None`; a function for it travels in `call`.
+    """
+
+    node_id: str
+    name: str
+    template: str
+    fn_name: str
+    level: int | None
+    attempt: int
+    last_attempt: bool
+    locked: bool
+    parent_span_id: str
+    span_id: str
+    created_ns: int
+    first_created_ns: int
+    output_path: str
+    info: bytes
+    call: bytes = b""
+    verify: tuple[str, ...] | None = None
+    timeout_s: float | None = None
+    previous_span_id: str = ""
+    code_file: str = ""
+    code_line: int = 0
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """An error as data. `type` is `error.type`; `where` is `file:line` of the user's innermost frame; `traceback` the user's own frames.
+
+    `pickled` is the exception itself where it can be pickled (and read back), else `None`.
+    """
+
+    type: str
+    message: str
+    where: str | None = None
+    traceback: str = ""
+    pickled: bytes | None = None
+
+
+class TaskReport(msgspec.Struct, frozen=True, array_like=True):
+    """What an attempt came to.
+
+    `spans` are the attempt's `load`, `task`, `verify` and `store` spans, those that were made, in order of start: the numbers of the record come from them.
+    `outcome` is a word of `semconv.Outcome`; `found`: "" normally; `"cached"`: the step had succeeded meanwhile in another run, nothing was run (`info_found` is its `.executor_info`);
+    `"locked"`: another run holds the lock (`holder` says who), nothing was run.
+    `phases` and `items` are folded per name; `nodes` are those of phases whose node id is not the step's (requirement D).
+    Units: `*_ns` instants since the Unix epoch; `cpu_ns` nanoseconds; `peak_rss_bytes` bytes, `None` where the system can't tell.
+    """
+
+    node_id: str
+    attempt: int
+    worker_id: str
+    outcome: str
+    claimed_ns: int
+    settled_ns: int
+    spans: list[SpanRecord]
+    phases: dict[str, PhaseFold]
+    items: ItemsFold | None = None
+    nodes: dict[str, dict[str, PhaseFold]] = {}
+    error: ErrorInfo | None = None
+    found: str = ""
+    holder: str = ""
+    info_found: bytes = b""
+    cpu_ns: int | None = None
+    peak_rss_bytes: int | None = None
+    log_tail: str = ""
+    log_path: str | None = None
+    unspanned: int = 0
+    warnings: list[tuple[str, str]] = []
+    tokens: dict[str, int] = {}
+    extra: dict[str, Any] = {}

@@ -1,0 +1,327 @@
+"""The record of a run: run.json and its kin, declared once.
+
+What comes in: numbers and words. What goes out: msgspec structs; the JSON Schemas beside this file are generated from them (`python -m otel_exec.record.model`).
+Keys are promises (requirement H): they stay, new ones may come, unknown ones are kept by whoever rewrites a file. Unknown values are `null`.
+
+Units: `*_ns` integer nanoseconds; instants `*_ns` count from the run's start (`start_time_unix_nano`, a string of nanoseconds since the Unix epoch);
+`*_time` and `*_at` are ISO 8601 UTC with microseconds; `*_seconds` floats; `*_ms` milliseconds; `*_bytes` bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["SCHEMA_VERSION", "RunRecord"]
+
+SCHEMA_VERSION = "1.0"
+
+
+class RecordedError(msgspec.Struct):
+    """An error: `type` is `error.type`, `where` the user's `file:line`, `traceback` the user's own frames, `log` the step's `.executor_log`."""
+
+    type: str
+    message: str
+    where: str | None = None
+    traceback: str | None = None
+    log: str | None = None
+
+
+class PhaseRecord(msgspec.Struct):
+    """One phase's numbers over all attempts and items of a step (or node). Percentiles are over occurrences."""
+
+    count: int = 0
+    total_ns: int = 0
+    union_ns: int = 0
+    self_ns: int = 0
+    share_ns: int = 0
+    min_ns: int | None = None
+    max_ns: int | None = None
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
+    errors: int = 0
+
+
+class CachedFrom(msgspec.Struct):
+    """The run that made a cached step's output, and the times it had there (`null` where its files don't tell)."""
+
+    exec_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    scheduled_time: str | None = None
+    execution_start_time: str | None = None
+    execution_end_time: str | None = None
+    duration_seconds: float | None = None
+    total_duration_seconds: float | None = None
+
+
+class AttemptRecord(msgspec.Struct):
+    """One try at a step. `start_ns` and `end_ns` are the task span's, started to completed; the other instants as in requirement B."""
+
+    attempt: int
+    worker_id: str | None = None
+    outcome: str | None = None
+    created_ns: int | None = None
+    claimed_ns: int | None = None
+    settled_ns: int | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    span_id: str | None = None
+    wait_ns: int | None = None
+    queue_ns: int | None = None
+    load_ns: int | None = None
+    execution_ns: int | None = None
+    verification_ns: int | None = None
+    store_ns: int | None = None
+    backoff_ns: int | None = None
+    cpu_ns: int | None = None
+    peak_rss_bytes: int | None = None
+    phases: dict[str, PhaseRecord] = {}
+    error: RecordedError | None = None
+
+
+class ItemsRecord(msgspec.Struct):
+    """A step's fan-outs, folded."""
+
+    count: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    attempts: int = 0
+    busy_ns: int = 0
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
+
+
+class StepRecord(msgspec.Struct):
+    """A step of the run. `status` is the word in its status file, `outcome` ours (`null` while it is open). `start_ns` to `end_ns` is the step span: created to settled.
+
+    `span_id` is the step span's. `reason` says why a step was not run.
+    """
+
+    node_id: str
+    name: str
+    fn_name: str | None = None
+    template: str | None = None
+    level: int | None = None
+    description: str | None = None
+    config: Any = None
+    version: Any = None
+    dependencies: list[str] = []
+    output_path: str | None = None
+    override_output_path: str | None = None
+    group: bool = False
+    depends_on: list[str] = []
+    pseudo_depends_on: list[str] = []
+    status: str | None = None
+    outcome: str | None = None
+    reason: str | None = None
+    cached: bool = False
+    cached_from: CachedFrom | None = None
+    scheduled_time: str | None = None
+    execution_start_time: str | None = None
+    execution_end_time: str | None = None
+    duration_seconds: float | None = None
+    total_duration_seconds: float | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    span_id: str | None = None
+    attempts: list[AttemptRecord] = []
+    items: ItemsRecord | None = None
+    phases: dict[str, PhaseRecord] = {}
+    error: RecordedError | None = None
+
+
+class NodeRecord(msgspec.Struct):
+    """A node id of phases that is not a step (requirement D)."""
+
+    node_id: str
+    name: str
+    total_ns: int = 0
+    phases: dict[str, PhaseRecord] = {}
+    token_usage: dict[str, int] = {}
+
+
+class LevelRecord(msgspec.Struct):
+    """A topological generation: its span and its LevelMetrics (requirement C)."""
+
+    level: int
+    start_ns: int | None = None
+    end_ns: int | None = None
+    span_id: str | None = None
+    duration_ms: int | None = None
+    task_count: int = 0
+    completed_count: int = 0
+    failed_count: int = 0
+    avg_task_duration_ms: float = 0.0
+    p50_duration_ms: int = 0
+    p95_duration_ms: int = 0
+    p99_duration_ms: int = 0
+
+
+class WorkerRecord(msgspec.Struct):
+    """A worker: where it was and its WorkerMetrics (requirement C). `busy_ns` is the union of its task and item spans."""
+
+    worker_id: str
+    pid: int | None = None
+    host: str | None = None
+    node: str | None = None
+    busy_ns: int = 0
+    started_at: str | None = None
+    ready_at: str | None = None
+    stopped_at: str | None = None
+    last_task_completed_at: str | None = None
+    initialization_ms: int | None = None
+    uptime_ms: int = 0
+    tasks_completed: int = 0
+    tasks_failed: int = 0
+    total_task_duration_ms: int = 0
+    avg_task_duration_ms: float = 0.0
+    died: str | None = None
+
+
+class GateRecord(msgspec.Struct):
+    """A gate that was run after `level`; `output` is the tail of what it printed."""
+
+    name: str
+    level: int
+    outcome: str
+    start_ns: int
+    end_ns: int
+    span_id: str | None = None
+    output: str | None = None
+
+
+class CriticalPath(msgspec.Struct):
+    """The heaviest chain over blocking edges (requirement H), and every step's slack."""
+
+    steps: list[str] = []
+    duration_ns: int = 0
+    slack_ns: dict[str, int] = {}
+
+
+class Wall(msgspec.Struct):
+    """Where the wall time went: the parts add up to the run's `duration_ns` (requirement F)."""
+
+    executing_ns: int = 0
+    verifying_ns: int = 0
+    storing_ns: int = 0
+    loading_ns: int = 0
+    worker_startup_ns: int = 0
+    queued_ns: int = 0
+    waiting_ns: int = 0
+    backoff_ns: int = 0
+    gates_ns: int = 0
+    driver_ns: int = 0
+
+
+class Export(msgspec.Struct):
+    """What was exported, as known when written; `export.json` in the run's folder is newer. `endpoint` has no secrets in it."""
+
+    endpoint: str | None = None
+    protocol: str | None = None
+    spans: int = 0
+    spans_acknowledged: int = 0
+
+
+class RecordWarning(msgspec.Struct):
+    """Something the user should know; said once, counted."""
+
+    code: str
+    message: str
+    count: int = 1
+
+
+class Experiment(msgspec.Struct):
+    """What was run."""
+
+    name: str
+    description: str | None = None
+    script: str | None = None
+    argv: list[str] = []
+
+
+class ExecutorRecord(msgspec.Struct):
+    """What ran it."""
+
+    kind: str
+    workers: int
+    max_concurrent: int | None = None
+    barrier: bool = False
+
+
+class EarlierRun(msgspec.Struct):
+    """A run that this one goes on from."""
+
+    exec_id: str
+    trace_id: str | None = None
+
+
+class RunRecord(msgspec.Struct):
+    """A whole run. `outcome`: success, failure, timeout, cancellation, interrupted or running."""
+
+    schema_version: str
+    exec_id: str
+    trace_id: str
+    root_span_id: str
+    outcome: str
+    experiment: Experiment
+    executor: ExecutorRecord
+    prefix: str
+    run_folder: str
+    start_time: str
+    end_time: str | None = None
+    start_time_unix_nano: str = "0"
+    duration_ns: int | None = None
+    steps: list[StepRecord] = []
+    nodes: list[NodeRecord] = []
+    levels: list[LevelRecord] = []
+    workers: list[WorkerRecord] = []
+    gates: list[GateRecord] = []
+    metrics: dict[str, Any] | None = None
+    critical_path: CriticalPath | None = None
+    wall: Wall | None = None
+    export: Export | None = None
+    resumed_from: EarlierRun | None = None
+    warnings: list[RecordWarning] = []
+    environment: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+
+
+class Progress(msgspec.Struct):
+    """Counts of steps, each once; groups never count."""
+
+    done: int = 0
+    total: int = 0
+    failed: int = 0
+    cached: int = 0
+
+
+class OpenRecord(msgspec.Struct):
+    """A span that is open now."""
+
+    kind: str
+    name: str
+    node_id: str | None
+    worker_id: str | None
+    elapsed_ms: int
+
+
+class StatusRecord(msgspec.Struct):
+    """status.json: small and live. `pid` and `driver` (a lock holder's id) tell readers whether the driver still lives."""
+
+    schema_version: str
+    exec_id: str
+    state: str
+    updated_at: str
+    progress: Progress
+    levels: list[LevelRecord] = []
+    workers: list[WorkerRecord] = []
+    metrics: dict[str, Any] | None = None
+    open: list[OpenRecord] = []
+    eta_ms: int | None = None
+    experiment: str | None = None
+    driver: str | None = None

@@ -1,0 +1,117 @@
+"""What the runner is to do next, as values: the state machine's only output. The runner obeys them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = [
+    "CloseLevel",
+    "EndRun",
+    "Instruction",
+    "InterruptRunning",
+    "OpenLevel",
+    "RecallAll",
+    "RunGates",
+    "SetTimer",
+    "SettleStep",
+    "StartStep",
+    "Submit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLevel:
+    """The level's first step is about to be created: open its span at `at_ns`."""
+
+    level: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLevel:
+    """All of the level's steps have settled: close its span at `at_ns`."""
+
+    level: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartStep:
+    """The step is created (ready) at `at_ns`: open its span. Groups too, when the first of what they called is created."""
+
+    index: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hand the attempt to the executor. `created_ns` is the attempt's own (after back-off for a later one). `locked`: this run holds the step's lock already."""
+
+    index: int
+    attempt: int
+    created_ns: int
+    last_attempt: bool
+    locked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send `TimerFired` for the step at `at_ns`. `why` is `backoff` or `lock`."""
+
+    index: int
+    at_ns: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleStep:
+    """The step has its outcome, for good, at `at_ns`: close its span and write what only the driver can write.
+
+    `cause` says why a step that did not run was settled: `upstream_failed` (then `by` is the index of the first cause), `cached`, `not_needed`, `not_selected`, `failed_previously`, `cancelled`; "" when it ran.
+    """
+
+    index: int
+    at_ns: int
+    outcome: str
+    cause: str = ""
+    by: int | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunGates:
+    """Run the gates after level `level`; `GatesEnded` is expected."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecallAll:
+    """Take back what no worker claimed (`AttemptRecalled` for each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptRunning:
+    """Tell all running attempts to end; after the grace the runner kills them."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """Everything has settled. `outcome`: success, failure, timeout or cancellation."""
+
+    at_ns: int
+    outcome: str
+
+
+Instruction = (
+    OpenLevel
+    | CloseLevel
+    | StartStep
+    | Submit
+    | SetTimer
+    | SettleStep
+    | RunGates
+    | RecallAll
+    | InterruptRunning
+    | EndRun
+)

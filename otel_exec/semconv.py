@@ -1,0 +1,145 @@
+"""The registry: every span kind, attribute, outcome and status word that otel_exec emits.
+
+Everything that names a span, an attribute or an outcome takes the name from here; `docs/`, dashboards and tests are held against it.
+Standard OpenTelemetry names (`error.type`, `code.function.name`, ...) are reused before one of our own is made.
+
+Source: OpenTelemetry semantic conventions 1.37 for the standard names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["ATTRIBUTES", "SCOPE_NAME", "Attribute", "Kind", "Outcome", "StatusWord"]
+
+SCOPE_NAME: Final = "otel_exec"
+
+
+class Outcome(StrEnum):
+    """What a step, attempt, item, phase, gate or run came to."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    CANCELLATION = "cancellation"
+    SKIP = "skip"
+
+
+class StatusWord(StrEnum):
+    """The words of `.executor_status`."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    DEP_FAILED = "DEP_FAILED"
+    CANCELLED = "CANCELLED"
+
+
+STATUS_OF_OUTCOME: Final[dict[Outcome, StatusWord]] = {
+    Outcome.SUCCESS: StatusWord.SUCCESS,
+    Outcome.FAILURE: StatusWord.FAILED,
+    Outcome.TIMEOUT: StatusWord.FAILED,
+    Outcome.ERROR: StatusWord.FAILED,
+    Outcome.CANCELLATION: StatusWord.CANCELLED,
+    Outcome.SKIP: StatusWord.DEP_FAILED,
+}
+
+
+class Kind(StrEnum):
+    """The kinds of span (`exec.kind`). A span without one is the user's own."""
+
+    RUN = "run"
+    LEVEL = "level"
+    STEP = "step"
+    WAIT = "wait"
+    QUEUE = "queue"
+    LOAD = "load"
+    TASK = "task"
+    VERIFY = "verify"
+    STORE = "store"
+    BACKOFF = "backoff"
+    PHASE = "phase"
+    GATE = "gate"
+    WORKER = "worker"
+    WORKER_INIT = "worker_init"
+
+
+# Attribute keys.
+EXEC_ID: Final = "exec.id"
+EXEC_KIND: Final = "exec.kind"
+EXEC_NAME: Final = "exec.name"
+EXEC_TEMPLATE: Final = "exec.template"
+EXEC_LEVEL: Final = "exec.level"
+EXEC_TASK_ID: Final = "exec.task.id"
+EXEC_ATTEMPT: Final = "exec.attempt"
+EXEC_WORKER_ID: Final = "exec.worker.id"
+EXEC_PHASE: Final = "exec.phase"
+EXEC_OUTCOME: Final = "exec.outcome"
+EXEC_DEPENDS_ON: Final = "exec.depends_on"
+EXEC_EDGE: Final = "exec.edge"
+EXEC_CACHED: Final = "exec.cached"
+EXEC_CPU_NS: Final = "exec.cpu.time"
+EXEC_PEAK_RSS: Final = "exec.memory.peak_rss"
+EXEC_LOCK_HOLDER: Final = "exec.lock.holder"
+EXEC_ITEMS: Final = "exec.items"
+NODE_ID: Final = "node.id"
+NODE_NAME: Final = "node.name"
+ERROR_TYPE: Final = "error.type"
+CODE_FUNCTION: Final = "code.function.name"
+CODE_FILE: Final = "code.file.path"
+CODE_LINE: Final = "code.line.number"
+
+
+# Values of `error.type` that are ours; else it is the exception's qualified name.
+ERROR_TIMEOUT: Final = "timeout"
+ERROR_CANCELLED: Final = "cancelled"
+ERROR_WORKER_DIED: Final = "worker_died"
+ERROR_LEASE_LOST: Final = "lease_lost"
+ERROR_INTERRUPTED: Final = "interrupted"
+ERROR_VERIFY: Final = "verify_failed"
+ERROR_DISK: Final = "storage"
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute of the registry: `kinds` are the span kinds that may carry it (empty: the resource or any span)."""
+
+    key: str
+    type: str
+    brief: str
+    example: object
+    kinds: tuple[Kind, ...] = ()
+    stability: str = "development"
+
+
+_STEPLIKE = (Kind.STEP, Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE)
+
+ATTRIBUTES: Final[tuple[Attribute, ...]] = (
+    Attribute(EXEC_ID, "string", "The run: `exec_` and 32 hex digits, the trace id's when the run starts its own trace.", "exec_4bf92f3577b34da6a3ce929d0e0e4736"),
+    Attribute(EXEC_KIND, "string", "What the span stands for; absent on spans of the user's own.", "task"),
+    Attribute(EXEC_NAME, "string", "The experiment's name.", "demo", (Kind.RUN,)),
+    Attribute(EXEC_TEMPLATE, "string", "The step's name template: few values, fit for grouping.", "tokenize/{name}", _STEPLIKE),
+    Attribute(EXEC_LEVEL, "int", "The topological generation, 1 is first.", 2, (Kind.LEVEL, Kind.GATE, *_STEPLIKE)),
+    Attribute(EXEC_TASK_ID, "string", "The node id; of an item `<node id>/<index>`.", "tokenize/wiki-1f6e23/3", (Kind.TASK,)),
+    Attribute(EXEC_ATTEMPT, "int", "The attempt, from 1.", 1, _STEPLIKE),
+    Attribute(EXEC_WORKER_ID, "string", "The worker, as in the record.", "0", (Kind.TASK, Kind.LOAD, Kind.VERIFY, Kind.STORE, Kind.PHASE, Kind.WORKER, Kind.WORKER_INIT)),
+    Attribute(EXEC_PHASE, "string", "The phase's name.", "llm_call", (Kind.PHASE,)),
+    Attribute(EXEC_OUTCOME, "string", "success, failure, timeout, error, cancellation or skip.", "success"),
+    Attribute(EXEC_DEPENDS_ON, "string[]", "Node ids of the blocking dependencies.", ["download/wiki-1f6e23"], (Kind.STEP,)),
+    Attribute(EXEC_EDGE, "string", "On links: `data`, `nonblocking`, `retry`, `cached` or `resumed`.", "data"),
+    Attribute(EXEC_CACHED, "boolean", "The step was not run: an earlier run's output stands.", True, (Kind.STEP,)),
+    Attribute(EXEC_CPU_NS, "int", "CPU time of the task in nanoseconds, children that were waited for included.", 1_200_000, (Kind.TASK,)),
+    Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes.", 104_857_600, (Kind.TASK,)),
+    Attribute(EXEC_LOCK_HOLDER, "string", "Who held the step's lock.", "host:boot:4711:1700000000", (Kind.WAIT,)),
+    Attribute(EXEC_ITEMS, "int", "How many items a fan-out had.", 8, (Kind.PHASE,)),
+    Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`.", "tokenize/wiki-1f6e23", _STEPLIKE),
+    Attribute(NODE_NAME, "string", "The step's name.", "tokenize/wiki", _STEPLIKE),
+    Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "builtins.ValueError", stability="stable"),
+    Attribute(CODE_FUNCTION, "string", "The function's qualified name.", "exp._tokenize", (Kind.TASK,), "stable"),
+    Attribute(CODE_FILE, "string", "The file that holds the function.", "exp.py", (Kind.TASK,), "stable"),
+    Attribute(CODE_LINE, "int", "The function's first line.", 12, (Kind.TASK,), "stable"),
+)

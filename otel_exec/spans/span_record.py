@@ -1,0 +1,53 @@
+"""A finished span as a plain value, and its line in the spool.
+
+What comes in: names, ids, integer nanoseconds, sanitised attributes. What goes out: `SpanRecord`, which crosses processes, and OTLP/JSON
+lines (one `ExportTraceServiceRequest` a line, as the OpenTelemetry file exporter writes it). Imports no OpenTelemetry.
+
+Units: `start_ns` and `end_ns` are nanoseconds since the Unix epoch. Ids are lower-case hex (32 and 16 digits), "" where there is none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["AttributeValue", "SpanLink", "SpanRecord"]
+
+AttributeValue = str | bool | int | float | list[str] | list[bool] | list[int] | list[float]
+
+
+class SpanLink(msgspec.Struct, frozen=True, array_like=True):
+    """A link to another span; `edge` is its `exec.edge`."""
+
+    trace_id: str
+    span_id: str
+    edge: str = "data"
+
+
+class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One finished span.
+
+    `kind` is its `exec.kind` ("" for the user's own spans); it is not repeated in `attributes`, which hold everything else that the span carries.
+    `status` is OTLP's: 0 unset, 1 ok, 2 error. `span_kind` is OTLP's: 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, AttributeValue]
+    links: tuple[SpanLink, ...] = ()
+    status: int = 0
+    status_message: str = ""
+    span_kind: int = 1
+    events: tuple[tuple[int, str, dict[str, AttributeValue]], ...] = ()
+    scope: str = "otel_exec"
+    flags: int = 1
+    trace_state: str = ""
+
+    @property
+    def duration_ns(self) -> int:
+        """Nanoseconds from start to end."""
+        return self.end_ns - self.start_ns
