@@ -1,93 +1,117 @@
-"""A run's own folder, `<prefix>/.otel_exec/runs/<exec_id>/`, and how a run is found again.
+"""A run's own folder, `<prefix>/.otel_exec/runs/<exec_id>/`, as its run writes it.
 
 What comes in: records and transitions. What goes out: run.json, status.json, journal.jsonl and `latest`, each appended a line at a time or replaced whole and atomically, each by one writer.
-For a remote prefix the live files lie in a local folder and are uploaded at the end.
+For a remote prefix the live files lie in a local folder and are uploaded at the end; run.json alone is written to the store each time.
+How records are read and runs found again stands in `record_file.py`, `journal.py` and `find.py`; their names are given here too.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
-import msgspec
+from otel_exec.errors import RecordError
+from otel_exec.record import storage
+from otel_exec.record.encoding import encode
+from otel_exec.record.find import LATEST, RUN_JSON, RUNS, STATUS_JSON, find_run, list_runs
+from otel_exec.record.journal import Journal, JournalLine, read_journal
+from otel_exec.record.record_file import read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_exec.record.model import RunRecord, StatusRecord
+    from otel_exec.record.model import StatusRecord
 
 __all__ = ["JournalLine", "RunStore", "find_run", "list_runs", "read_journal", "read_record", "write_record"]
 
 
-class JournalLine(msgspec.Struct, omit_defaults=True):
-    """One state transition. `at` is an instant in nanoseconds since the Unix epoch, `what` the transition: `began created claimed ended waiting settled worker gate cancel ended_run`."""
-
-    at: int
-    what: str
-    node: str | None = None
-    attempt: int | None = None
-    worker: str | None = None
-    outcome: str | None = None
-    cause: str | None = None
-    span: str | None = None
-    error: dict[str, str | None] | None = None
-    data: dict[str, object] | None = None
-
-
 class RunStore:
-    """Writes one run's folder. `folder` is where the live files are (local); `run_folder` is where they are found later (under the prefix)."""
+    """Writes one run's folder. `folder` is where the live files are (local); `run_folder` is where they are found later (under the prefix).
+
+    `spans_folder` is the spool's, in `folder`. Any thread may write, one at a time.
+    """
 
     folder: str
     run_folder: str
 
     def __init__(self, prefix: str, exec_id: str) -> None:
         """Make the folder; raises `RecordError` when it can't be made."""
-        raise NotImplementedError
+        self._prefix = prefix
+        self._exec_id = exec_id
+        self._remote = storage.is_remote(prefix)
+        self.run_folder = storage.join(prefix, *RUNS, exec_id)
+        try:
+            if self._remote:
+                storage.make_folder(self.run_folder)
+                self.folder = tempfile.mkdtemp(prefix=f"{exec_id}-")
+            else:
+                self.folder = self.run_folder
+            self.spans_folder = self.folder + "/spans"
+            storage.make_folder(self.spans_folder)
+            self._journal = Journal(self.folder)
+        except OSError as error:
+            said = storage.refused(prefix, "written", error).reason
+            raise RecordError(prefix, f"the prefix {said}; set another with --prefix or OTEL_EXEC_PREFIX") from error
 
     def journal(self, lines: Sequence[JournalLine]) -> None:
         """Append transitions with one write."""
-        raise NotImplementedError
+        try:
+            self._journal.append(list(lines))
+        except OSError as error:
+            raise storage.refused(self._journal.path, "written", error) from error
 
     def write_status(self, status: StatusRecord) -> None:
         """Replace status.json."""
-        raise NotImplementedError
+        _replace(self.folder + STATUS_JSON, encode(status))
 
     def write_run(self, encoded: bytes, also: str | None = None) -> None:
-        """Replace run.json in the folder and, where `also` is given, at that path too."""
-        raise NotImplementedError
+        """Replace run.json in the folder and, where `also` is given, at that path too.
+
+        Both are tried, whichever fails.
+
+        Raises:
+            RecordError: one of them could not be written; the first that failed is named.
+        """
+        failed: RecordError | None = None
+        try:
+            _replace(self.folder + RUN_JSON, encoded)
+            if self._remote:
+                _replace(self.run_folder + RUN_JSON, encoded)
+        except RecordError as error:
+            failed = error
+        if also is not None:
+            try:
+                storage.write_through(also, encoded)
+            except OSError as error:
+                failed = failed or storage.refused(also, "written", error)
+        if failed:
+            raise failed
 
     def publish_latest(self) -> None:
         """Name this run in `<prefix>/.otel_exec/latest`."""
-        raise NotImplementedError
+        _replace(storage.join(self._prefix, *LATEST), self._exec_id.encode() + b"\n")
 
     def close(self) -> None:
-        """Close files; upload what belongs under a remote prefix."""
-        raise NotImplementedError
+        """Close files; upload what belongs under a remote prefix. A second time is fine.
+
+        Raises:
+            RecordError: the upload failed; the local folder is kept and named.
+        """
+        self._journal.close()
+        if not self._remote:
+            return
+        self._remote = False
+        try:
+            storage.upload(self.folder, self.run_folder)
+        except OSError as error:
+            said = storage.refused(self.run_folder, "written", error).reason
+            raise RecordError(self.run_folder, f"{said}; the run's files are kept in {self.folder}") from error
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def read_record(path: str, type_: type | None = None) -> RunRecord:
-    """Read a run.json. Raises `RecordError` with one sentence when it is missing, truncated, foreign or of a newer major schema."""
-    raise NotImplementedError
-
-
-def write_record(record: RunRecord) -> bytes:
-    """Return the record as JSON, valid in every reader (no NaN, no lone surrogates)."""
-    raise NotImplementedError
-
-
-def read_journal(folder: str) -> list[JournalLine]:
-    """Return a run folder's transitions in order; torn and foreign lines are passed over."""
-    raise NotImplementedError
-
-
-def list_runs(prefix: str) -> list[str]:
-    """Return the run folders under a prefix, newest last."""
-    raise NotImplementedError
-
-
-def find_run(run: str | None, *, prefix: str | None = None) -> str:
-    """Return the path of the run.json (or, for a dead run without one, the run's folder) that RUN names: a run.json, a run's folder, an exec id, a prefix, an experiment's name, or nothing (requirement F).
-
-    Raises:
-        RecordError: nothing of that name; it lists the closest.
-    """
-    raise NotImplementedError
+def _replace(path: str, content: bytes) -> None:
+    try:
+        storage.replace(path, content)
+    except OSError as error:
+        raise storage.refused(path, "written", error) from error
