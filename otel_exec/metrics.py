@@ -1,0 +1,364 @@
+"""Worker, task, level and run metrics (requirement C), computed from a record.
+
+What comes in: a `RunRecord`, finished or still running. What goes out: small dataclasses, and their JSON. Nothing here measures: a record without a time gives `None` or 0.
+
+Units: `*_ms` whole milliseconds, truncated once from the record's nanoseconds; averages are floats of milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from otel_exec.clock import from_iso
+from otel_exec.errors import UsageError, unknown_name
+from otel_exec.record import storage
+from otel_exec.record.encoding import encode
+from otel_exec.semconv import Outcome
+
+if TYPE_CHECKING:
+    from otel_exec.record.model import AttemptRecord, LevelRecord, RunRecord, StepRecord, WorkerRecord
+
+__all__ = ["FeatureMetrics", "LevelMetrics", "MetricsCollector", "TaskMetrics", "WorkerMetrics", "calculate_percentile", "duration_ms"]
+
+_NS_PER_MS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAILED = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR})
+# Reasons of steps that this run never had to settle.
+_NOT_OURS = frozenset({"not_needed", "not_selected"})
+
+_Kind = TypeVar("_Kind", bound="_Metrics")
+
+
+class _Metrics:
+    """To a dict and back; what a newer writer added is passed over."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self)}  # type: ignore[arg-type]  # subclasses are dataclasses
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the metrics that `to_dict` gave; unknown keys are ignored, missing ones have their defaults."""
+        known = {each.name for each in dataclasses.fields(cls)}  # type: ignore[arg-type]  # subclasses are dataclasses
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+
+@dataclass
+class WorkerMetrics(_Metrics):
+    """A worker's times and the steps whose last attempt it ran."""
+
+    worker_id: int | str
+    initialization_ms: int | None = None
+    uptime_ms: int = 0
+    tasks_completed: int = 0
+    tasks_failed: int = 0
+    total_task_duration_ms: int = 0
+    avg_task_duration_ms: float = 0.0
+
+
+@dataclass
+class TaskMetrics(_Metrics):
+    """A step's times: those of its last attempt, and the total over all."""
+
+    task_id: str
+    queue_wait_ms: int | None = None
+    execution_duration_ms: int | None = None
+    verification_duration_ms: int | None = None
+    total_duration_ms: int | None = None
+
+
+@dataclass
+class LevelMetrics(_Metrics):
+    """A level's steps, each counted once; averages and percentiles are over those that this run completed."""
+
+    level: int
+    duration_ms: int | None = None
+    task_count: int = 0
+    completed_count: int = 0
+    failed_count: int = 0
+    avg_task_duration_ms: float = 0.0
+    p50_duration_ms: int = 0
+    p95_duration_ms: int = 0
+    p99_duration_ms: int = 0
+
+
+@dataclass
+class FeatureMetrics(_Metrics):
+    """The whole run. `attempts` counts every try at a step; `items_*` are those of all fan-outs."""
+
+    computed_at: datetime
+    total_duration_ms: int | None = None
+    workers_used: int = 0
+    tasks_total: int = 0
+    tasks_completed: int = 0
+    tasks_failed: int = 0
+    levels_completed: int = 0
+    worker_metrics: list[WorkerMetrics] = field(default_factory=list)
+    level_metrics: list[LevelMetrics] = field(default_factory=list)
+    attempts: int = 0
+    items_total: int = 0
+    items_completed: int = 0
+    items_failed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the metrics that `to_dict` gave, nested ones included."""
+        nested = dict(values)
+        nested["computed_at"] = _instant(values.get("computed_at")) or _EPOCH
+        nested["worker_metrics"] = [_made(WorkerMetrics, each) for each in values.get("worker_metrics") or []]
+        nested["level_metrics"] = [_made(LevelMetrics, each) for each in values.get("level_metrics") or []]
+        return super().from_dict(nested)
+
+
+def duration_ms(start: datetime | str | None, end: datetime | str | None) -> int | None:
+    """Return the time from start to end in whole milliseconds.
+
+    Args:
+        start: an instant, or its ISO 8601 text; a naive one is UTC.
+        end: the same.
+
+    Returns:
+        `None` when either is missing or no instant, or when end is before start.
+    """
+    begun, ended = _instant(start), _instant(end)
+    if begun is None or ended is None or ended < begun:
+        return None
+    return (ended - begun) // timedelta(milliseconds=1)
+
+
+def calculate_percentile(values: Iterable[float], percentile: float) -> int:
+    """Return a percentile by linear interpolation between closest ranks, truncated to an integer; 0 for no values.
+
+    Source: Hyndman and Fan, "Sample Quantiles in Statistical Packages" (1996), definition 7.
+    """
+    if not 0 <= percentile <= 100:
+        raise UsageError(f"a percentile is between 0 and 100, not {percentile}")
+    return _percentile(sorted(values), percentile)
+
+
+def _percentile(ordered: Sequence[float], percentile: float) -> int:
+    if not ordered:
+        return 0
+    # Hundredths of a rank: exact for whole percentiles and integer values, where a float rank would lose the last digit.
+    rank, rest = divmod(percentile * (len(ordered) - 1), 100)
+    low = ordered[int(rank)]
+    if not rest:
+        return int(low)
+    step = (ordered[int(rank) + 1] - low) * rest
+    return int(low + (step // 100 if isinstance(step, int) else step / 100))
+
+
+class MetricsCollector:
+    """Computes metrics over one record, as it is now: after the record changed, make another.
+
+    Args:
+        record: the run.
+        now_ns: the present instant, nanoseconds since the Unix epoch; the wall clock's where it is not given.
+    """
+
+    def __init__(self, record: RunRecord, *, now_ns: int | None = None) -> None:
+        self._record = record
+        self._now_ns = time.time_ns() if now_ns is None else now_ns
+        self._steps = {step.node_id: step for step in record.steps}
+        self._of_level: dict[int, list[StepRecord]] = {}
+        self._of_worker: dict[str, list[StepRecord]] = {}
+        self._used: set[str] = set()
+        for step in record.steps:
+            if step.group:
+                continue
+            if step.level is not None:
+                self._of_level.setdefault(step.level, []).append(step)
+            for attempt in step.attempts:
+                if attempt.worker_id is not None:
+                    self._used.add(attempt.worker_id)
+            last = _last(step)
+            if last is not None and last.worker_id is not None:
+                self._of_worker.setdefault(last.worker_id, []).append(step)
+
+    def compute_worker_metrics(self, worker_id: int | str) -> WorkerMetrics:
+        """Return a worker's metrics; raises `UsageError` for a worker that the record doesn't know."""
+        for worker in self._record.workers:
+            if worker.worker_id == str(worker_id):
+                return self._worker(worker)
+        raise UsageError(unknown_name("worker", str(worker_id), (worker.worker_id for worker in self._record.workers)))
+
+    def compute_task_metrics(self, task_id: str) -> TaskMetrics:
+        """Return a step's metrics by its node id; raises `UsageError` for a step that the record doesn't know."""
+        step = self._steps.get(task_id)
+        if step is None:
+            raise UsageError(unknown_name("step", task_id, self._steps))
+        return _task(step)
+
+    def compute_level_metrics(self, level: int) -> LevelMetrics:
+        """Return a level's metrics (1 is first); raises `UsageError` for a level that the record doesn't know."""
+        for found in self._record.levels:
+            if found.level == level:
+                return self._level(found)
+        raise UsageError(unknown_name("level", str(level), (str(found.level) for found in self._record.levels)))
+
+    def compute_feature_metrics(self) -> FeatureMetrics:
+        """Return the whole run's metrics; `worker_metrics` and `level_metrics` are in the order of the record's workers and levels."""
+        record = self._record
+        ours = [step for step in record.steps if _counts(step)]
+        items = [step.items for step in ours if step.items is not None]
+        return FeatureMetrics(
+            computed_at=_EPOCH + timedelta(microseconds=self._now_ns // 1000),
+            total_duration_ms=self._total_ms(),
+            workers_used=len(self._used),
+            tasks_total=len(ours),
+            tasks_completed=sum(step.outcome == Outcome.SUCCESS for step in ours),
+            tasks_failed=sum(step.outcome in _FAILED for step in ours),
+            levels_completed=sum(all(step.outcome is not None for step in self._of_level.get(level.level, ())) for level in record.levels),
+            worker_metrics=[self._worker(worker) for worker in record.workers],
+            level_metrics=[self._level(level) for level in record.levels],
+            attempts=sum(len(step.attempts) for step in ours),
+            items_total=sum(each.count for each in items),
+            items_completed=sum(each.completed for each in items),
+            items_failed=sum(each.failed for each in items),
+        )
+
+    def export_json(self, path: str) -> None:
+        """Write the run's metrics and every step's to a file, whole and atomically.
+
+        The JSON object is `FeatureMetrics.to_dict()` with `exec_id` and `task_metrics` beside it.
+
+        Raises:
+            RecordError: the file can't be written.
+        """
+        tasks = [_task(step).to_dict() for step in self._record.steps if not step.group]
+        content = {"exec_id": self._record.exec_id, **self.compute_feature_metrics().to_dict(), "task_metrics": tasks}
+        try:
+            storage.write_through(path, encode(content) + b"\n")
+        except OSError as error:
+            raise storage.refused(path, "written", error) from error
+
+    def _worker(self, worker: WorkerRecord) -> WorkerMetrics:
+        steps = self._of_worker.get(worker.worker_id, [])
+        durations = [execution for step in steps if (execution := _execution_ns(step)) is not None]
+        completed = [execution for step in steps if step.outcome == Outcome.SUCCESS and (execution := _execution_ns(step)) is not None]
+        return WorkerMetrics(
+            worker_id=worker.worker_id,
+            initialization_ms=_ms(_between(from_iso(worker.started_at), from_iso(worker.ready_at))),
+            uptime_ms=_ms(_between(from_iso(worker.started_at), self._stopped_ns(worker))) or 0,
+            tasks_completed=sum(step.outcome == Outcome.SUCCESS for step in steps),
+            tasks_failed=sum(step.outcome in _FAILED for step in steps),
+            total_task_duration_ms=sum(durations) // _NS_PER_MS,
+            avg_task_duration_ms=_average_ms(completed),
+        )
+
+    def _level(self, level: LevelRecord) -> LevelMetrics:
+        steps = [step for step in self._of_level.get(level.level, ()) if _counts(step)]
+        completed = sorted(
+            execution for step in steps if step.outcome == Outcome.SUCCESS and not step.cached and (execution := _execution_ns(step)) is not None
+        )
+        return LevelMetrics(
+            level=level.level,
+            duration_ms=_ms(_between(level.start_ns, level.end_ns)),
+            task_count=len(steps),
+            completed_count=sum(step.outcome == Outcome.SUCCESS for step in steps),
+            failed_count=sum(step.outcome in _FAILED for step in steps),
+            avg_task_duration_ms=_average_ms(completed),
+            p50_duration_ms=_percentile(completed, 50) // _NS_PER_MS,
+            p95_duration_ms=_percentile(completed, 95) // _NS_PER_MS,
+            p99_duration_ms=_percentile(completed, 99) // _NS_PER_MS,
+        )
+
+    def _stopped_ns(self, worker: WorkerRecord) -> int:
+        """Return when a worker stopped: the run's end at the latest, and now while the run goes on."""
+        stopped = from_iso(worker.stopped_at)
+        if stopped is not None:
+            return stopped
+        began = _began_ns(self._record)
+        if began is not None and self._record.duration_ns is not None:
+            return began + self._record.duration_ns
+        return self._now_ns
+
+    def _total_ms(self) -> int | None:
+        if self._record.duration_ns is not None:
+            return _ms(max(self._record.duration_ns, 0))
+        if self._record.outcome != "running":
+            return None
+        return _ms(_between(_began_ns(self._record), self._now_ns))
+
+
+def _counts(step: StepRecord) -> bool:
+    """Whether this run has to settle the step: groups and what nobody asked for don't count."""
+    return not step.group and not (step.outcome == Outcome.SKIP and step.reason in _NOT_OURS)
+
+
+def _last(step: StepRecord) -> AttemptRecord | None:
+    return step.attempts[-1] if step.attempts else None
+
+
+def _execution_ns(step: StepRecord) -> int | None:
+    last = _last(step)
+    return None if last is None else _between(last.start_ns, last.end_ns)
+
+
+def _task(step: StepRecord) -> TaskMetrics:
+    last = _last(step)
+    if last is None:
+        return TaskMetrics(step.node_id)
+    verification = last.verification_ns
+    return TaskMetrics(
+        task_id=step.node_id,
+        queue_wait_ms=_ms(_between(last.created_ns, last.claimed_ns)),
+        execution_duration_ms=_ms(_between(last.start_ns, last.end_ns)),
+        verification_duration_ms=None if verification is None or verification < 0 else _ms(verification),
+        total_duration_ms=_ms(_between(step.attempts[0].created_ns, last.settled_ns)),
+    )
+
+
+def _between(start_ns: int | None, end_ns: int | None) -> int | None:
+    """Return the nanoseconds between two instants; `None` when one is missing or they are reversed."""
+    return None if start_ns is None or end_ns is None or end_ns < start_ns else end_ns - start_ns
+
+
+def _ms(duration_ns: int | None) -> int | None:
+    return None if duration_ns is None else duration_ns // _NS_PER_MS
+
+
+def _average_ms(durations_ns: Sequence[int]) -> float:
+    return sum(durations_ns) / len(durations_ns) / _NS_PER_MS if durations_ns else 0.0
+
+
+def _began_ns(record: RunRecord) -> int | None:
+    """Return when the run began, to the nanosecond where the record tells."""
+    text = record.start_time_unix_nano
+    began = int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else 0
+    return began or from_iso(record.start_time)
+
+
+def _instant(value: object) -> datetime | None:
+    """Return an aware datetime; `None` for what is no instant."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def _plain(value: object) -> Any:
+    """Return a field's value as JSON has it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, _Metrics):
+        return value.to_dict()
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _made(kind: type[_Kind], value: _Kind | Mapping[str, Any]) -> _Kind:
+    return value if isinstance(value, kind) else kind.from_dict(value)  # type: ignore[arg-type]  # not of the kind, so a mapping
