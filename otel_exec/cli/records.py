@@ -1,0 +1,93 @@
+"""From what a person typed as RUN to a record: the short way for a run that ended, the long way for one that goes on or died.
+
+What comes in: RUN and the environment. What goes out: a record, its path, and the newest counts of its export.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from otel_exec.errors import ConfigError, RecordError
+from otel_exec.record.find import find_run
+from otel_exec.record.model import Export
+from otel_exec.record.record_file import read_record
+from otel_exec.report.summary_record import AnyRecord, RunLine, SummaryRecord
+
+__all__ = ["load", "prefix_of", "run_line", "trace_url_of"]
+
+
+def prefix_of(environ: Mapping[str, str]) -> str:
+    """Return where runs are looked for when nobody said."""
+    return environ.get("OTEL_EXEC_PREFIX") or "./outputs"
+
+
+def trace_url_of(environ: Mapping[str, str]) -> str | None:
+    """Return the template of a trace's address, `None` when no backend is known."""
+    template = environ.get("OTEL_EXEC_TRACE_URL")
+    if template and "{trace_id}" not in template:
+        raise ConfigError("OTEL_EXEC_TRACE_URL", template, "an address with {trace_id} in it, such as http://localhost:16686/trace/{trace_id}")
+    return template or None
+
+
+def load(run: str | None, environ: Mapping[str, str]) -> tuple[AnyRecord, str, Export | None]:
+    """Return a run's record, the path of its run.json, and what its export.json says, where there is one.
+
+    Raises:
+        RecordError: there is no such run, or it can't be read.
+    """
+    path = find_run(run, prefix=prefix_of(environ))
+    record: AnyRecord
+    if os.path.isdir(path):
+        return _completed(path), os.path.join(path, "run.json"), None
+    record = read_record(path, SummaryRecord)
+    if record.outcome == "running":
+        return _completed(path), path, None
+    return record, path, _newest_export(record)
+
+
+def run_line(folder: str) -> RunLine:
+    """Return what a list says of the run in a folder; one that says `running` though its driver is gone is `interrupted`.
+
+    Raises:
+        RecordError: its run.json can't be read.
+    """
+    line = read_record(f"{folder}/run.json", RunLine)
+    if line.outcome == "running":
+        whole = _completed(folder)
+        line.outcome, line.duration_ns = whole.outcome, whole.duration_ns
+    return line
+
+
+def _completed(path: str) -> AnyRecord:
+    """Return the record made anew from journal and spool: run.json is behind, or the run died."""
+    from otel_exec.complete import read_run
+
+    return read_run(path)
+
+
+def _newest_export(record: SummaryRecord) -> Export | None:
+    """Return the export's counts with what `export.json` has acknowledged since the record was written; `None` where there is no such file.
+
+    How many spans there are only the record knows. A cursor that can't be read is no reason not to show the rest.
+    """
+    if not os.path.isfile(os.path.join(record.run_folder, "export.json")):
+        return None
+    from otel_exec.spans.cursor import read_export
+
+    try:
+        known = read_export(record.run_folder)
+    except RecordError:
+        return None
+    if known is None or not known.endpoints:
+        return None
+    said = record.export or Export()
+    endpoint = said.endpoint if said.endpoint in known.endpoints else next(iter(known.endpoints))
+    progress = known.endpoints[endpoint]
+    settled = progress.spans_acknowledged + progress.spans_rejected
+    return Export(
+        endpoint=endpoint,
+        protocol=progress.protocol or said.protocol,
+        spans=max(said.spans, settled),
+        spans_acknowledged=max(said.spans_acknowledged, progress.spans_acknowledged),
+    )

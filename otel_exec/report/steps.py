@@ -1,0 +1,106 @@
+"""What a report says of a step: its label, its outcome in a word, the numbers of its last attempt.
+
+What comes in: a record's steps. What goes out: words and numbers, the record's own. Groups never count (requirement C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from otel_exec.report.summary_record import AnyRecord, AnyStep
+
+__all__ = ["StepCounts", "count_steps", "execution_ns", "labels", "outcome_word", "reached", "total_ns"]
+
+FAILURES = frozenset({"failure", "timeout", "error"})
+
+
+class StepCounts(msgspec.Struct, frozen=True):
+    """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet."""
+
+    total: int = 0
+    ran: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    cached: int = 0
+    not_run: int = 0
+    open: int = 0
+    groups: int = 0
+
+
+def outcome_word(step: AnyStep) -> str:
+    """Return `cached`, the outcome, or for a step that has none yet `running` or `pending`."""
+    if step.cached:
+        return "cached"
+    if step.outcome is not None:
+        return step.outcome
+    return "pending" if step.start_ns is None else "running"
+
+
+def execution_ns(step: AnyStep) -> int | None:
+    """Return the execution of the last attempt: the function alone, as in `duration_seconds`."""
+    return step.attempts[-1].execution_ns if step.attempts else None
+
+
+def total_ns(step: AnyStep) -> int | None:
+    """Return settled minus created, as in `total_duration_seconds`; unknown for a step that did not run or has not settled."""
+    if not step.attempts or step.start_ns is None or step.end_ns is None:
+        return None
+    return step.end_ns - step.start_ns
+
+
+def count_steps(record: AnyRecord) -> StepCounts:
+    """Return how many steps came to what."""
+    tally: dict[str, int] = dict.fromkeys(("total", "ran", "succeeded", "failed", "cancelled", "cached", "not_run", "open", "groups"), 0)
+    for step in record.steps:
+        if step.group:
+            tally["groups"] += 1
+            continue
+        tally["total"] += 1
+        ran = any(attempt.start_ns is not None for attempt in step.attempts) or (bool(step.attempts) and step.outcome in FAILURES)
+        if step.cached:
+            tally["cached"] += 1
+        elif step.outcome is None:
+            tally["open"] += 1
+        elif step.outcome == "success":
+            tally["ran"] += 1
+            tally["succeeded"] += 1
+        elif step.outcome in FAILURES:
+            tally["ran"] += ran
+            tally["failed"] += 1
+        elif step.outcome == "cancellation" and ran:
+            tally["ran"] += 1
+            tally["cancelled"] += 1
+        else:
+            tally["not_run"] += 1
+    return StepCounts(**tally)
+
+
+def labels(record: AnyRecord) -> dict[str, str]:
+    """Return each node id's label: the step's name, or the node id where two steps have one name."""
+    seen: dict[str, int] = {}
+    for step in record.steps:
+        seen[step.name] = seen.get(step.name, 0) + 1
+    return {step.node_id: step.name if seen[step.name] == 1 else step.node_id for step in record.steps}
+
+
+def reached(counts: StepCounts) -> str:
+    """Return the counts as a phrase: `12: 9 ran (2 failed), 2 cached, 1 not run`."""
+    if not counts.total:
+        return "none"
+    ran = f"{counts.ran:,} ran"
+    inside = [f"{number:,} {word}" for number, word in ((counts.failed, "failed"), (counts.cancelled, "cancelled")) if number]
+    if inside:
+        ran += f" ({', '.join(inside)})"
+    parts = [ran, *(f"{number:,} {word}" for number, word in ((counts.cached, "cached"), (counts.not_run, "not run"), (counts.open, "not done yet")) if number)]
+    return f"{counts.total:,}: {', '.join(parts)}"
+
+
+def longest(steps: Sequence[AnyStep], top: int | None) -> list[AnyStep]:
+    """Return the `top` steps with the longest execution (then total, then their order), in the order given; all where `top` is `None`."""
+    if top is None or len(steps) <= top:
+        return list(steps)
+    ranked = sorted(range(len(steps)), key=lambda i: (-(execution_ns(steps[i]) or 0), -(total_ns(steps[i]) or 0), i))
+    return [steps[i] for i in sorted(ranked[:top])]

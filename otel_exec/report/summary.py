@@ -1,0 +1,190 @@
+"""The summary of a run: where its time went (requirement F).
+
+What comes in: a record (whole, or the part of it that is needed here) and what was asked for. What goes out: sections, for `as_text` and `as_json`.
+Every number is the record's own: nothing is measured and nothing rounded here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otel_exec.errors import UsageError
+from otel_exec.record.model import Export
+from otel_exec.report.durations import duration_text, shares_of_whole
+from otel_exec.report.steps import count_steps, labels, reached
+from otel_exec.report.summary_lists import errors_section, gates_section, phases_section, warnings_section, workers_section
+from otel_exec.report.summary_record import AnyRecord
+from otel_exec.report.summary_steps import critical_path_section, steps_section
+from otel_exec.report.table import Column, Fact, Section, Table
+from otel_exec.report.wall import PARTS
+
+__all__ = ["SORTS", "SUMMARY_SCHEMA_VERSION", "outcome_phrase", "summary", "trace_address"]
+
+SUMMARY_SCHEMA_VERSION = "1.0"
+SORTS = ("start", "duration", "name")
+
+_PART_TITLES = {
+    "executing": "executing",
+    "verifying": "verifying",
+    "storing": "storing",
+    "loading": "loading",
+    "gates": "gates",
+    "worker_startup": "worker start-up",
+    "queued": "queued",
+    "waiting": "waiting on another run",
+    "backoff": "back-off",
+    "driver": "the driver itself",
+}
+
+
+def summary(
+    record: AnyRecord,
+    *,
+    sort: str = "start",
+    top: int | None = None,
+    trace_url: str | None = None,
+    export: Export | None = None,
+    record_path: str | None = None,
+) -> list[Section]:
+    """Return the summary's sections.
+
+    Args:
+        record: the run.
+        sort: the order of the steps: `start`, `duration` (longest first) or `name`.
+        top: how many rows a list may have; the longest, heaviest or first are kept. `None`: all.
+        trace_url: the template of a trace's address, with `{trace_id}`.
+        export: newer counts than the record's own.
+        record_path: where the record lies, to be named.
+    """
+    if sort not in SORTS:
+        raise UsageError(f"can't sort by {sort!r}: it takes {', '.join(SORTS)}")
+    names = labels(record)
+    steps = [step for step in record.steps if not step.group]
+    return [
+        _heading(record, record_path),
+        _wall(record),
+        workers_section(record, top),
+        steps_section(record, steps, names, sort, top),
+        critical_path_section(record, steps, names, top),
+        phases_section(record, steps, names, top),
+        gates_section(record),
+        errors_section(steps, names, top),
+        warnings_section(record, top),
+        _trace(record, trace_url, export or record.export),
+    ]
+
+
+def outcome_phrase(record: AnyRecord) -> str:
+    """Return how the run ended, for a title: `success in 4m16s`, `failure after 4m16s`, `running`."""
+    if record.duration_ns is None:
+        return record.outcome
+    return f"{record.outcome} {'in' if record.outcome == 'success' else 'after'} {duration_text(record.duration_ns)}"
+
+
+def trace_address(template: str | None, trace_id: str) -> str | None:
+    """Return the trace's address, `None` where no backend is known."""
+    return template.replace("{trace_id}", trace_id) if template and trace_id else None
+
+
+def _heading(record: AnyRecord, record_path: str | None) -> Section:
+    counts = count_steps(record)
+    executor = record.executor
+    workers = f"{executor.workers} worker{'' if executor.workers == 1 else 's'}"
+    limit = f", at most {executor.max_concurrent} at once" if executor.max_concurrent else ""
+    started = _instant(record.start_time)
+    when = started if record.end_time is None else f"{started} to {_until(started, _instant(record.end_time))}"
+    facts = [
+        Fact("schema_version", SUMMARY_SCHEMA_VERSION),
+        Fact("experiment", record.experiment.name),
+        Fact("description", record.experiment.description),
+        Fact("exec_id", record.exec_id, label="exec id"),
+        Fact("trace_id", record.trace_id),
+        Fact("outcome", record.outcome, "outcome", label="outcome"),
+        Fact("start_time", record.start_time, label="when", said=f"{when} UTC"),
+        Fact("end_time", record.end_time),
+        Fact("duration", record.duration_ns, "duration", label="wall time"),
+        Fact(
+            "executor",
+            {"kind": executor.kind, "workers": executor.workers, "max_concurrent": executor.max_concurrent, "barrier": executor.barrier},
+            "json",
+            label="executor",
+            said=f"{executor.kind}, {workers}{limit}{', with barrier' if executor.barrier else ''}",
+        ),
+        Fact("step_counts", {key: getattr(counts, key) for key in counts.__struct_fields__}, "json", label="steps", said=reached(counts)),
+        Fact("run_folder", record.run_folder),
+        Fact("run_json", record_path, "path", label="record" if record_path else ""),
+        Fact("resumed_from", record.resumed_from and record.resumed_from.exec_id, label="goes on from" if record.resumed_from else ""),
+    ]
+    description = (record.experiment.description,) if record.experiment.description else ()
+    notes = _state_notes(record, counts.total, counts.cached)
+    return Section("", f"otel-exec summary: {record.experiment.name}", intro=description, facts=tuple(facts), notes=notes, top=True)
+
+
+def _state_notes(record: AnyRecord, total: int, cached: int) -> tuple[str, ...]:
+    if record.outcome == "running":
+        return ("The run goes on; this is how far its record has come.",)
+    if record.outcome == "interrupted":
+        return ("The run was killed before it could end: what was open then is closed at its last sign of life.",)
+    if not total:
+        return ("The run had no steps.",)
+    if cached == total:
+        return ("Nothing had to run: every step had succeeded before.",)
+    return ()
+
+
+def _instant(text: str) -> str:
+    """Return an ISO 8601 instant for people: `2026-11-27 14:41:14`."""
+    return text[:19].replace("T", " ")
+
+
+def _until(start: str, end: str) -> str:
+    """Return the end without the date that it shares with the start."""
+    return end[11:] if start[:10] == end[:10] else end
+
+
+def _wall(record: AnyRecord) -> Section:
+    wall = record.wall
+    columns = (
+        Column("part", "", min_width=12),
+        Column("duration", "", "duration"),
+        Column("share", "", "share"),
+        Column("bar", "", "bar", priority=1),
+    )
+    rows: list[tuple[Any, ...]] = []
+    shown: list[tuple[Any, ...]] = []
+    if wall is not None and record.duration_ns:
+        parts = [getattr(wall, f"{part}_ns") for part in PARTS]
+        for part, part_ns, tenths in zip(PARTS, parts, shares_of_whole(parts), strict=True):
+            rows.append((part, part_ns, part_ns / record.duration_ns, None))
+            if part_ns:
+                shown.append((_PART_TITLES[part], part_ns, tenths, part_ns / record.duration_ns))
+    said = tuple((title, part_ns, f"{tenths // 10}.{tenths % 10}%" if tenths else "<0.1%", share) for title, part_ns, tenths, share in shown)
+    text_columns = (columns[0], columns[1], Column("share", "", "right"), columns[3])
+    return Section(
+        "wall",
+        "Where the wall time went",
+        table=Table("wall", columns, rows, in_text=False),
+        drawn=Table("wall", text_columns, said, header=False) if said else None,
+    )
+
+
+def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> Section:
+    address = trace_address(trace_url, record.trace_id)
+    left = None if export is None else max(0, export.spans - export.spans_acknowledged)
+    facts = [
+        Fact("trace_id", record.trace_id, label="" if address else "trace id"),
+        Fact("url", address, "path", label="address" if address else ""),
+        Fact("endpoint", export and export.endpoint, "path", label="sent to" if export and export.endpoint else ""),
+    ]
+    if export is None or export.endpoint is None:
+        said = "nothing: no endpoint was set (OTEL_EXPORTER_OTLP_ENDPOINT)"
+    elif left:
+        said = f"{export.spans_acknowledged:,} of {export.spans:,} spans; {left:,} still in the spool"
+    else:
+        said = f"all {export.spans:,} spans"
+    facts += [
+        Fact("spans", export and export.spans, "count"),
+        Fact("spans_acknowledged", export and export.spans_acknowledged, "count", label="exported", said=said),
+        Fact("spans_in_spool", left, "count"),
+    ]
+    return Section("trace", "Trace", facts=tuple(facts))

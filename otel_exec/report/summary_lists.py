@@ -1,0 +1,164 @@
+"""The summary's other lists: workers, phases, gates, errors, warnings.
+
+What comes in: a record and how many rows are wanted. What goes out: a section each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from otel_exec.clock import from_iso
+from otel_exec.report.durations import duration_text, share_text
+from otel_exec.report.steps import FAILURES
+from otel_exec.report.summary_record import AnyRecord, AnyStep
+from otel_exec.report.table import Column, Entry, Fact, Section, Table
+from otel_exec.report.text_safety import first_line
+
+__all__ = ["errors_section", "gates_section", "phases_section", "warnings_section", "workers_section"]
+
+
+def workers_section(record: AnyRecord, top: int | None) -> Section:
+    """Return how busy the workers were, the busiest kept where there are too many; a worker's time is from its start to its stop or the run's end."""
+    end = from_iso(record.end_time)
+    rows: list[tuple[Any, ...]] = []
+    busy_ns = there_ns = 0
+    for worker in record.workers:
+        started, stopped = from_iso(worker.started_at), from_iso(worker.stopped_at) or end
+        own_ns = None if started is None or stopped is None else max(0, stopped - started)
+        if own_ns:
+            busy_ns += worker.busy_ns
+            there_ns += own_ns
+        init_ns = None if worker.initialization_ms is None else worker.initialization_ms * 1_000_000
+        rows.append(
+            (
+                worker.worker_id,
+                worker.host,
+                worker.tasks_completed,
+                worker.tasks_failed,
+                init_ns,
+                worker.busy_ns,
+                own_ns,
+                worker.busy_ns / own_ns if own_ns else None,
+                worker.died,
+            )
+        )
+    share = busy_ns / there_ns if there_ns else None
+    hidden = max(0, len(rows) - top) if top is not None else 0
+    if hidden:
+        rows = sorted(rows, key=lambda row: -row[5])[:top]
+    columns = (
+        Column("worker_id", "Worker", "name", min_width=6),
+        Column("host", "Host", "name", min_width=6, priority=3, sparse=True),
+        Column("tasks_completed", "Done", "count"),
+        Column("tasks_failed", "Failed", "count", sparse=True, priority=1),
+        Column("initialization", "Init", "duration", priority=2),
+        Column("busy", "Busy", "duration"),
+        Column("uptime", "Up", "duration", priority=1),
+        Column("busy_share", "Busy/up", "share"),
+        Column("died", "Died", "name", min_width=8, sparse=True),
+    )
+    title = "How busy the workers were"
+    if share is not None:
+        title += f": {share_text(share)} ({duration_text(busy_ns)} of {duration_text(there_ns)})"
+    return Section(
+        "workers",
+        title,
+        facts=(Fact("busy", busy_ns, "duration"), Fact("uptime", there_ns, "duration"), Fact("busy_share", share, "share")),
+        table=Table("list", columns, rows, hidden=hidden, more=f"and {hidden:,} more workers that were less busy" if hidden else ""),
+    )
+
+
+def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, str], top: int | None) -> Section:
+    """Return the phases by name over all steps and nodes, those with the largest totals kept."""
+    sums: dict[str, list[Any]] = {}
+    for place, phases in [*((names[step.node_id], step.phases) for step in steps if step.phases), *((node.name, node.phases) for node in record.nodes)]:
+        for name, phase in phases.items():
+            if name.startswith("("):  # the rows of others: "(nodes)", "(unaccounted)"
+                continue
+            own = sums.setdefault(name, [0, 0, 0, 0, 0, 0, 0, "", -1])
+            own[0] += 1
+            own[1] += phase.count
+            own[2] += phase.total_ns
+            own[3] += phase.self_ns
+            own[4] += phase.share_ns
+            own[5] = max(own[5], phase.max_ns or 0)
+            own[6] += phase.errors
+            if phase.total_ns > own[8]:
+                own[7], own[8] = place, phase.total_ns
+    executing_ns = sum(attempt.execution_ns or 0 for step in steps for attempt in step.attempts)
+    ranked = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
+    shown = ranked if top is None else ranked[:top]
+    rows = [
+        (name, count, total, own_ns, share / executing_ns if executing_ns else None, longest_ns, errors, where_count, where)
+        for name, (where_count, count, total, own_ns, share, longest_ns, errors, where, _) in shown
+    ]
+    hidden = len(ranked) - len(shown)
+    columns = (
+        Column("phase", "Phase", "name", min_width=14),
+        Column("count", "Count", "count"),
+        Column("total", "Total", "duration"),
+        Column("self", "Self", "duration", priority=3),
+        Column("share", "Share", "share", priority=2),
+        Column("max", "Longest", "duration", priority=4),
+        Column("errors", "Errors", "count", priority=1, sparse=True),
+        Column("steps", "Steps", "count", priority=5),
+        Column("most_in", "Most of it in", "name", min_width=14, priority=6),
+    )
+    notes = ("Share is the phase's part of all execution; where phases overlap each counts for its part.",) if rows else ()
+    more = f"and {hidden:,} more phases that took less" if hidden else ""
+    return Section("phases", "Phases that took most", table=Table("phases", columns, rows, hidden=hidden, more=more), notes=notes)
+
+
+def gates_section(record: AnyRecord) -> Section:
+    """Return the gates that were run."""
+    columns = (
+        Column("name", "Gate", "name", min_width=14),
+        Column("level", "After level", "count"),
+        Column("outcome", "Outcome", "outcome"),
+        Column("duration", "Time", "duration"),
+    )
+    rows = [(gate.name, gate.level, gate.outcome, gate.end_ns - gate.start_ns) for gate in record.gates]
+    return Section("gates", "Gates", table=Table("gates", columns, rows))
+
+
+def errors_section(steps: Sequence[AnyStep], names: dict[str, str], top: int | None) -> Section:
+    """Return the steps that failed, the first ones kept: what is the matter, and where to read on."""
+    failed = [step for step in steps if step.outcome in FAILURES or step.error is not None]
+    shown = failed if top is None else failed[:top]
+    rows, entries = [], []
+    for step in shown:
+        error = step.error
+        kind, message = (error.type, first_line(error.message)) if error else (None, "")
+        where, log = (error.where, error.log) if error else (None, None)
+        rows.append((step.node_id, names[step.node_id], step.outcome, len(step.attempts), kind, message or None, where, log))
+        tried = f" after {len(step.attempts)} attempts" if len(step.attempts) > 1 else ""
+        said = f"{(kind or '').removeprefix('builtins.')}: {message}" if kind else "no error was recorded"
+        paths = [(label, path) for label, path in (("at", where), ("read on in", log)) if path]
+        entries.append(Entry(f"{names[step.node_id]}: {step.outcome}{tried}", lines=(said,), paths=tuple(paths), style="red"))
+    hidden = len(failed) - len(shown)
+    columns = tuple(Column(key, "") for key in ("node_id", "name", "outcome", "attempts", "type", "message", "where", "log"))
+    skipped = sum(1 for step in steps if step.reason == "upstream_failed")
+    notes = (
+        (f"{skipped:,} step{' was' if skipped == 1 else 's were'} not run because of {'it' if len(failed) == 1 else 'these'}.",) if skipped and failed else ()
+    )
+    if hidden:
+        notes = (f"and {hidden:,} more that failed", *notes)
+    return Section(
+        "errors", f"Errors ({len(failed):,})", table=Table("errors", columns, rows, hidden=hidden, in_text=False), entries=tuple(entries), notes=notes
+    )
+
+
+def warnings_section(record: AnyRecord, top: int | None) -> Section:
+    """Return the record's warnings."""
+    shown = record.warnings if top is None else record.warnings[:top]
+    rows = [(warning.code, warning.message, warning.count) for warning in shown]
+    entries = tuple(
+        Entry(f"{warning.code}{f' ({warning.count:,} times)' if warning.count > 1 else ''}", lines=(warning.message,), style="yellow") for warning in shown
+    )
+    hidden = len(record.warnings) - len(shown)
+    columns = (Column("code", ""), Column("message", ""), Column("count", ""))
+    notes = (f"and {hidden:,} more",) if hidden else ()
+    return Section(
+        "warnings", f"Warnings ({len(record.warnings):,})", table=Table("warnings", columns, rows, hidden=hidden, in_text=False), entries=entries, notes=notes
+    )
