@@ -1,35 +1,179 @@
-"""Folding the phases of one task while they happen: a sweep along time.
+"""Folding the phases of one task: while they happen, or again from its finished spans.
 
-What comes in: phases that open and close, at instants that never go back. What goes out: a `PhaseFold` a name, exact to the nanosecond.
-At each instant the innermost open phases share it equally; self time is a phase's own interval minus the union of its children; union is the time in which any occurrence of the name is open.
+What comes in: phases that open and close, at instants that never go back; or span records in any order, duplicates included.
+What goes out: a `PhaseFold` a name, exact to the nanosecond, the same either way.
+At each instant the innermost open phases (those with no open phase directly under them) share it equally; self time is a phase's own interval
+minus the union of its children; union is the time in which any occurrence of the name is open. A parent that is not open (unknown, closed before
+its child) has no say: such a phase counts under the task. These are statements about instants, so the order in which events of one
+instant arrive changes nothing. Shares and the unaccounted rest add up to the task's duration exactly; `sweep.py` says how.
+
 Nothing is kept of a phase once it has closed, so a million of them cost no memory.
 """
 
 from __future__ import annotations
 
-from otel_exec.aggregate.folds import PhaseFold
+from typing import TYPE_CHECKING
 
-__all__ = ["TaskFold"]
+from otel_exec.aggregate.sweep import Sweep
+from otel_exec.semconv import NODE_ID, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from otel_exec.aggregate.folds import PhaseFold
+    from otel_exec.spans.span_record import SpanRecord
+
+__all__ = ["NODES_ROW", "TOKEN_KEYS", "TaskFold", "fold_spans", "fold_task"]
+
+# The row of the step's own phases that stands for all phases of other nodes (requirement D).
+NODES_ROW = "(nodes)"
+# Metadata of phases whose numbers are summed per node (requirement D).
+TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
+_STATUS_ERROR = 2
+_OPEN, _CLOSE = 0, 1
 
 
 class TaskFold:
-    """The sink of one task's phases (`spans.phases.PhaseSink`). Not thread-safe by itself: its caller holds a lock."""
+    """The sink of one task's phases (`spans.phases.PhaseSink`). Not thread-safe by itself: its caller holds a lock.
 
-    def __init__(self, task_span_id: str, start_ns: int) -> None:
-        raise NotImplementedError
+    Phases with a `node_id` of their own are folded a second time among themselves into `nodes` (their shares add up to the node's union), and
+    stand in the step's own folds as one row, `NODES_ROW`.
 
-    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
-        """A phase opened."""
-        raise NotImplementedError
-
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """A phase closed."""
-        raise NotImplementedError
-
-    def finish(self, at_ns: int) -> dict[str, PhaseFold]:
-        """The task ended at `at_ns`: phases left open are closed there. Returns the step's own folds by name; `nodes` and `tokens` hold the rest."""
-        raise NotImplementedError
+    Args:
+        task_span_id: the task's span: the parent of phases that lie in no other.
+        start_ns: when the task began; phases that began earlier count from there.
+    """
 
     nodes: dict[str, dict[str, PhaseFold]]
     tokens: dict[str, int]
+    node_tokens: dict[str, dict[str, int]]
     unaccounted_ns: int
+
+    def __init__(self, task_span_id: str, start_ns: int) -> None:
+        self.task_span_id = task_span_id
+        self.start_ns = start_ns
+        self.nodes = {}
+        self.tokens = {}
+        self.node_tokens = {}
+        self.unaccounted_ns = 0
+        self._sweep = Sweep(start_ns)
+        self._node_sweeps: dict[str, Sweep] = {}
+        self._folds: dict[str, PhaseFold] | None = None
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
+        """A phase opened."""
+        if self._folds is not None:
+            return
+        if node_id is None:
+            self._sweep.opened(span_id, parent_span_id, name, at_ns, None)
+            return
+        self._sweep.opened(span_id, parent_span_id, NODES_ROW, at_ns, node_id)
+        sweep = self._node_sweeps.get(node_id)
+        if sweep is None:
+            sweep = self._node_sweeps[node_id] = Sweep(max(self.start_ns, at_ns))
+        sweep.opened(span_id, parent_span_id, name, at_ns, None)
+
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
+        """A phase closed; ids that are not open are ignored."""
+        if self._folds is not None or not self._sweep.is_open(span_id):
+            return
+        node = self._sweep.closed(span_id, at_ns, error)
+        if node is not None:
+            self._node_sweeps[node].closed(span_id, at_ns, error)
+        if tokens:
+            totals = self.tokens if node is None else self.node_tokens.setdefault(node, {})
+            for key, count in tokens.items():
+                totals[key] = totals.get(key, 0) + count
+
+    def finish(self, at_ns: int) -> dict[str, PhaseFold]:
+        """The task ended at `at_ns`: phases left open are closed there, later events are ignored.
+
+        Returns:
+            The step's own folds by name, in order of first opening; `nodes`, `tokens`, `node_tokens` and `unaccounted_ns` hold the rest.
+        """
+        if self._folds is None:
+            busy_ns = self._sweep.finish(at_ns)
+            self.unaccounted_ns = max(at_ns, self._sweep.last_ns) - self.start_ns - busy_ns
+            self._folds = self._sweep.folds()
+            for node_id, sweep in self._node_sweeps.items():
+                sweep.finish(at_ns)
+                self.nodes[node_id] = sweep.folds()
+        return self._folds
+
+
+def fold_spans(task: SpanRecord, phases: Iterable[SpanRecord]) -> dict[str, PhaseFold]:
+    """Return the task's own folds by name; see `fold_task`."""
+    fold = fold_task(task, phases)
+    return fold.finish(task.end_ns)
+
+
+def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
+    """Return the finished fold of a task from the spans that were made in it.
+
+    Args:
+        task: the task's span; phases count between its start and its end.
+        records: spans in any order. Phases under another task (an item of a fan-out) are that one's; spans of the user's own are looked through
+            for the phase that they lie in; other kinds are passed over.
+    """
+    spans: dict[str, SpanRecord] = {}
+    for record in records:
+        known = spans.get(record.span_id)
+        # Of two spans with one id the one that says more is kept, whichever comes first.
+        if known is None or _weight(record) > _weight(known):
+            spans[record.span_id] = record
+    spans.pop(task.span_id, None)
+    fold = TaskFold(task.span_id, task.start_ns)
+    own_node = task.attributes.get(NODE_ID)
+    events: list[tuple[int, int, str, SpanRecord]] = []
+    for record in spans.values():
+        if record.kind != Kind.PHASE or record.start_ns > task.end_ns or not _in_task(record, task, spans):
+            continue
+        events.append((max(record.start_ns, task.start_ns), _OPEN, record.span_id, record))
+        events.append((max(min(record.end_ns, task.end_ns), task.start_ns), _CLOSE, record.span_id, record))
+    events.sort(key=lambda event: event[:3])
+    for at_ns, what, span_id, record in events:
+        if what == _OPEN:
+            node = record.attributes.get(NODE_ID, own_node)
+            fold.opened(span_id, _phase_above(record, spans), record.name, at_ns, node_id=None if node == own_node else str(node))
+        else:
+            # A phase that outlived its task had not failed by then.
+            error = record.status == _STATUS_ERROR and record.end_ns <= task.end_ns
+            fold.closed(span_id, at_ns, error=error, tokens=_tokens(record))
+    fold.finish(task.end_ns)
+    return fold
+
+
+def _weight(record: SpanRecord) -> tuple[int, int, int, str, str]:
+    return (record.end_ns, -record.start_ns, record.status, record.name, record.parent_span_id)
+
+
+def _phase_above(record: SpanRecord, spans: dict[str, SpanRecord]) -> str:
+    """Return the id of the nearest span above that is not the user's own."""
+    seen = {record.span_id}
+    parent = record.parent_span_id
+    while parent not in seen:
+        above = spans.get(parent)
+        if above is None or above.kind:
+            break
+        seen.add(parent)
+        parent = above.parent_span_id
+    return parent
+
+
+def _in_task(record: SpanRecord, task: SpanRecord, spans: dict[str, SpanRecord]) -> bool:
+    seen = {record.span_id}
+    parent = record.parent_span_id
+    while parent != task.span_id and parent not in seen:
+        above = spans.get(parent)
+        if above is None:
+            return True
+        if above.kind == Kind.TASK:
+            return False
+        seen.add(parent)
+        parent = above.parent_span_id
+    return True
+
+
+def _tokens(record: SpanRecord) -> dict[str, int] | None:
+    found = {key: value for key in TOKEN_KEYS if type(value := record.attributes.get(key)) is int}
+    return found or None

@@ -1,34 +1,38 @@
 """The recorder: makes spans for one run in one process and hands the finished ones to the spool, then to a sink.
 
 What comes in: names, times and attributes. What goes out: `SpanRecord`s. Never depends on sampling or on the SDK; every method is guarded:
-the first error is logged, the rest are counted in `warnings`.
+the first error is logged, the rest are counted in `warnings`. Imports no OpenTelemetry.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME
+from otel_exec.spans import sanitise
+from otel_exec.spans.ids import IdGenerator
+from otel_exec.spans.span_record import SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from otel_exec.clock import Clock
     from otel_exec.spans.open_spans import OpenSpanTable
-    from otel_exec.spans.span_record import AttributeValue, SpanLink, SpanRecord
+    from otel_exec.spans.span_record import AttributeValue, SpanLink
     from otel_exec.spans.spool import SpoolWriter
 
-__all__ = ["IdGenerator", "Recorder"]
+__all__ = ["TELEMETRY_FAILED", "IdGenerator", "Recorder"]
 
+# Codes of `Recorder.warnings`.
+TELEMETRY_FAILED = "telemetry_failed"
+SPANS_LOST = "spans_lost"
 
-class IdGenerator:
-    """Random ids from a generator of its own, so that `random.seed(0)` in a step changes nothing; seeded anew after a fork. Thread-safe."""
+REMOTE_PARENT = 0x200
+_STATUS_ERROR = 2
+_NO_ERROR = (None, "success", "skip")
 
-    def span_id(self) -> str:
-        """Return 16 hex digits, not all zero."""
-        raise NotImplementedError
-
-    def trace_id(self) -> str:
-        """Return 32 hex digits, not all zero."""
-        raise NotImplementedError
+_log = logging.getLogger("otel_exec.spans")
 
 
 class Recorder:
@@ -39,9 +43,24 @@ class Recorder:
         trace_id: the run's trace.
         clock: the run's clock.
         spool: where finished spans go, or `None` (tests, memory).
-        sink: called with each batch of finished records after it was written; guarded.
+        sink: called with each batch of finished records after it was written; guarded. May be called from any thread.
+        open_spans: where phases are listed while they are open, or `None`.
         sampled: whether an exporter may send them (trace flags).
+        trace_state: the inbound `tracestate` header, or "".
+        ids: where ids come from.
+        value_limit: longest text of a user's attribute in characters; `None` for our own bound alone.
+        count_limit: how many attributes of the user's own a span keeps.
     """
+
+    exec_id: str
+    trace_id: str
+    clock: Clock
+    ids: IdGenerator
+    spool: SpoolWriter | None
+    open_spans: OpenSpanTable | None
+    sampled: bool
+    trace_state: str
+    warnings: dict[str, int]
 
     def __init__(
         self,
@@ -55,15 +74,22 @@ class Recorder:
         sampled: bool = True,
         trace_state: str = "",
         ids: IdGenerator | None = None,
+        value_limit: int | None = None,
+        count_limit: int = 128,
     ) -> None:
-        raise NotImplementedError
-
-    exec_id: str
-    trace_id: str
-    clock: Clock
-    ids: IdGenerator
-    open_spans: OpenSpanTable | None
-    warnings: dict[str, int]
+        self.exec_id = exec_id
+        self.trace_id = trace_id
+        self.clock = clock
+        self.spool = spool
+        self.open_spans = open_spans
+        self.sampled = sampled
+        self.trace_state = trace_state
+        self.ids = ids if ids is not None else IdGenerator()
+        self.value_limit = value_limit
+        self.count_limit = count_limit
+        self.warnings = {}
+        self.flags = 1 if sampled else 0
+        self._sink = sink
 
     def make(
         self,
@@ -80,10 +106,76 @@ class Recorder:
         error_type: str | None = None,
         message: str = "",
         span_kind: int = 1,
+        remote: bool = False,
     ) -> SpanRecord:
-        """Return a finished span (not yet written). `exec.id` and `exec.outcome` are added; an outcome other than success and skip sets status error; `error_type` sets `error.type`."""
-        raise NotImplementedError
+        """Return a finished span (not yet written).
+
+        `exec.id` and `exec.outcome` are added; an outcome other than success and skip sets status error; `error_type` sets `error.type`.
+
+        Args:
+            kind: its `exec.kind`.
+            name: the span's name; cleaned.
+            start_ns: its start; an end before it is moved to it.
+            end_ns: its end.
+            span_id: its id where it was given out before; else a new one.
+            parent: the parent's span id, or "".
+            attributes: cleaned where they need it.
+            links: to other spans.
+            outcome: a word of `semconv.Outcome`.
+            error_type: `error.type`.
+            message: the status message; kept on errors alone, as OTLP asks.
+            span_kind: OTLP's number.
+            remote: whether the parent is in another process.
+        """
+        values: dict[str, AttributeValue] = {EXEC_ID: self.exec_id}
+        if attributes:
+            values.update(attributes if sanitise.is_clean(attributes) else sanitise.attributes(attributes, count_limit=1024))
+        status = 0
+        if outcome is not None:
+            values[EXEC_OUTCOME] = outcome if type(outcome) is str else str(outcome)
+        if error_type is not None:
+            values[ERROR_TYPE] = sanitise.name(error_type)
+        if error_type is not None or outcome not in _NO_ERROR:
+            status = _STATUS_ERROR
+        return SpanRecord(
+            self.trace_id,
+            span_id or self.ids.span_id(),
+            parent,
+            sanitise.name(name),
+            kind if type(kind) is str else str(kind),
+            start_ns,
+            max(end_ns, start_ns),
+            values,
+            tuple(links),
+            status,
+            sanitise.text(message, sanitise.MAX_NAME) if status and message else "",
+            span_kind,
+            (),
+            "otel_exec",
+            self.flags | REMOTE_PARENT if remote else self.flags,
+            self.trace_state,
+        )
 
     def finish(self, records: Sequence[SpanRecord]) -> None:
-        """Write finished spans to the spool with one system call, then give them to the sink."""
-        raise NotImplementedError
+        """Write finished spans to the spool with one system call, then give them to the sink. Never raises."""
+        spool = self.spool
+        if spool is not None:
+            lost = spool.lost
+            spool.write(records)
+            if spool.lost != lost:
+                self.warn(SPANS_LOST, spool.error, spool.lost - lost)
+        if self._sink is not None:
+            try:
+                self._sink(records)
+            except Exception as error:
+                self.warn(TELEMETRY_FAILED, error)
+
+    def warn(self, code: str, error: BaseException | None = None, count: int = 1) -> None:
+        """Count a failure of telemetry; the first of its code is logged. Never raises."""
+        try:
+            seen = self.warnings.get(code, 0)
+            self.warnings[code] = seen + count
+            if not seen:
+                _log.warning("telemetry went wrong (%s), the run goes on: %s", code, error if error is not None else "unknown", exc_info=error)
+        except Exception:
+            return

@@ -8,19 +8,23 @@ Units: `start_ns` and `end_ns` are nanoseconds since the Unix epoch. Ids are low
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 __all__ = ["AttributeValue", "SpanLink", "SpanRecord"]
 
-AttributeValue = str | bool | int | float | list[str] | list[bool] | list[int] | list[float]
+# Lists are flat and of one type (`sanitise.attribute` sees to it); msgspec decodes a union with one list type only.
+AttributeValue = str | bool | int | float | Sequence[str | bool | int | float]
 
 
 class SpanLink(msgspec.Struct, frozen=True, array_like=True):
-    """A link to another span; `edge` is its `exec.edge`."""
+    """A link to another span; `edge` is its `exec.edge` ("" on links of the user's own), `attributes` hold the rest."""
 
     trace_id: str
     span_id: str
     edge: str = "data"
+    attributes: dict[str, AttributeValue] = {}
 
 
 class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -28,6 +32,8 @@ class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
 
     `kind` is its `exec.kind` ("" for the user's own spans); it is not repeated in `attributes`, which hold everything else that the span carries.
     `status` is OTLP's: 0 unset, 1 ok, 2 error. `span_kind` is OTLP's: 1 internal, 2 server, 3 client, 4 producer, 5 consumer.
+    `events` are (nanoseconds since the Unix epoch, name, attributes). `scope` is the instrumentation scope's name.
+    `flags`: the low eight bits are the W3C trace flags (1 is sampled); 0x200 says that the parent is in another process.
     """
 
     trace_id: str

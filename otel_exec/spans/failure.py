@@ -1,0 +1,35 @@
+"""What an exception makes of a span: its outcome, its `error.type`, its message.
+
+What comes in: any `BaseException`. What goes out: three words. Never raises, whatever the exception's own `__str__` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+
+from otel_exec.semconv import ERROR_CANCELLED, Outcome
+from otel_exec.spans import sanitise
+
+__all__ = ["error_type", "outcome_of"]
+
+_MAX_MESSAGE = 1024
+
+
+def error_type(error: BaseException) -> str:
+    """Return the exception's qualified name: `builtins.ValueError`."""
+    cls = type(error)
+    return sanitise.name(f"{cls.__module__}.{cls.__qualname__}")
+
+
+def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:
+    """Return outcome, `error.type` and message of what ended with `error`.
+
+    A cancelled task and Ctrl-C are `cancellation`; a `GeneratorExit` is a generator that was closed in order: `success`, with no error.
+    """
+    if isinstance(error, GeneratorExit):
+        return Outcome.SUCCESS, "", ""
+    message = sanitise.text(error, _MAX_MESSAGE)
+    if isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError | KeyboardInterrupt):
+        return Outcome.CANCELLATION, ERROR_CANCELLED, message or type(error).__name__
+    return Outcome.FAILURE, error_type(error), message or type(error).__name__

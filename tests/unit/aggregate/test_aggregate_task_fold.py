@@ -1,0 +1,143 @@
+"""The fold of one task's phases: examples with numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+from otel_exec.aggregate.histogram import EXACT_LIMIT, Histogram
+from otel_exec.aggregate.task_fold import TaskFold, fold_spans, fold_task
+from otel_exec.spans.span_record import SpanRecord
+
+T = "f" * 16
+
+
+def numbers(fold):
+    return fold.count, fold.total_ns, fold.union_ns, fold.self_ns, fold.share_ns
+
+
+def test_a_nested_phase_takes_its_time_from_its_parent():
+    """Self time is the phase's own less its child's; shares go to the innermost; the rest is unaccounted."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "outer", 10)
+    fold.opened("b", "a", "inner", 30)
+    fold.closed("b", 50, error=False)
+    fold.closed("a", 90, error=True)
+    folds = fold.finish(100)
+    assert numbers(folds["outer"]) == (1, 80, 80, 60, 60)
+    assert numbers(folds["inner"]) == (1, 20, 20, 20, 20)
+    assert (folds["outer"].errors, fold.unaccounted_ns) == (1, 20)
+
+
+def test_parallel_phases_share_equally_and_the_missing_nanosecond_goes_by_rule():
+    """Three phases over 10 ns: 3 each, and the tenth to the first name in order; sums count all, the union once."""
+    fold = TaskFold(T, 0)
+    for name in "cab":
+        fold.opened(name, T, name, 0)
+    for name in "cab":
+        fold.closed(name, 10, error=False)
+    folds = fold.finish(10)
+    assert {name: fold.share_ns for name, fold in folds.items()} == {"a": 4, "b": 3, "c": 3}
+    assert fold.unaccounted_ns == 0
+
+
+def test_recursion_counts_the_union_once():
+    """A name open within itself: total counts both, union once, self the outer one less the inner."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "f", 0)
+    fold.opened("b", "a", "f", 20)
+    fold.closed("b", 60, error=False)
+    fold.closed("a", 100, error=False)
+    assert numbers(fold.finish(100)["f"]) == (2, 140, 100, 100, 100)
+
+
+def test_a_phase_that_outlives_its_parent_counts_under_the_task():
+    """After its parent closed it is nobody's child: the grandparent is innermost again and shares with it."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "grand", 0)
+    fold.opened("b", "a", "parent", 0)
+    fold.opened("c", "b", "late", 0)
+    fold.closed("b", 50, error=False)
+    fold.closed("c", 70, error=False)
+    fold.closed("a", 100, error=False)
+    folds = fold.finish(100)
+    assert numbers(folds["grand"]) == (1, 100, 100, 50, 40)
+    assert numbers(folds["parent"]) == (1, 50, 50, 0, 0)
+    assert numbers(folds["late"]) == (1, 70, 70, 70, 60)
+
+
+def test_phases_left_open_end_with_the_task_and_later_events_are_ignored():
+    """The task's end closes them; unknown ids, repeated ids and events after the end do nothing."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "p", 10)
+    fold.opened("a", T, "p", 20)
+    fold.closed("unknown", 30, error=True)
+    folds = fold.finish(40)
+    fold.opened("b", T, "q", 50)
+    fold.closed("a", 60, error=True)
+    assert fold.finish(70) is folds
+    assert list(folds) == ["p"]
+    assert numbers(folds["p"]) == (1, 30, 30, 30, 30)
+    assert fold.unaccounted_ns == 10
+
+
+def test_a_thousand_short_phases_add_up():
+    """1000 x 0.4 ms is 400 ms, and nothing is kept of a phase but its sample."""
+    fold = TaskFold(T, 0)
+    for index in range(1000):
+        fold.opened("a", T, "p", index * 1_000_000)
+        fold.closed("a", index * 1_000_000 + 400_000, error=False)
+    found = fold.finish(1_000_000_000)["p"]
+    assert numbers(found) == (1000, 400_000_000, 400_000_000, 400_000_000, 400_000_000)
+    assert (found.min_ns, found.max_ns, found.samples.count) == (400_000, 400_000, 1000)
+
+
+def test_phases_of_other_nodes_are_kept_apart_with_their_tokens():
+    """They are folded for their node and stand as one row in the step; tokens are summed per node."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "own", 0)
+    fold.opened("b", "a", "llm", 10, node_id="node_1")
+    fold.closed("b", 30, error=False, tokens={"tokens": 5})
+    fold.closed("a", 40, error=False, tokens={"tokens": 2})
+    folds = fold.finish(50)
+    assert numbers(folds["own"]) == (1, 40, 40, 20, 20)
+    assert numbers(folds["(nodes)"]) == (1, 20, 20, 20, 20)
+    assert numbers(fold.nodes["node_1"]["llm"]) == (1, 20, 20, 20, 20)
+    assert (fold.tokens, fold.node_tokens) == ({"tokens": 2}, {"node_1": {"tokens": 5}})
+
+
+def test_a_rebuilt_fold_looks_through_the_users_spans_and_not_into_items():
+    """A phase inside a span of the user's own is its phase's child; a phase of an item is the item's."""
+
+    def span(span_id, parent, name, start, end, kind="phase"):
+        return SpanRecord("0" * 32, span_id, parent, name, kind, start, end, {"tokens": 3} if name == "inner" else {})
+
+    task = span(T, "", "task f", 0, 100, "task")
+    records = [
+        span("a", T, "outer", 0, 100),
+        span("u", "a", "GET", 10, 90, ""),
+        span("b", "u", "inner", 20, 80),
+        span("i", "a", "task g", 0, 50, "task"),
+        span("p", "i", "of the item", 0, 50),
+        span("l", T, "late", 101, 102),
+    ]
+    folds = fold_spans(task, records)
+    assert {name: fold.self_ns for name, fold in folds.items()} == {"outer": 40, "inner": 60}
+    assert fold_task(task, records).tokens == {"tokens": 3}
+
+
+def test_percentiles_are_interpolated_between_closest_ranks():
+    """[10..50] s: p50 is 30 s and p95 48 s exactly; an empty one has none."""
+    histogram = Histogram()
+    assert histogram.percentile(50) is None
+    for seconds in (50, 10, 30, 20, 40):
+        histogram.add(seconds * 10**9)
+    assert histogram.percentiles((0, 50, 95, 100)) == [10 * 10**9, 30 * 10**9, 48 * 10**9, 50 * 10**9]
+
+
+def test_samples_past_the_limit_are_counted_in_buckets():
+    """The 513th sample ends exactness; memory no longer grows with the count."""
+    histogram = Histogram()
+    for value in range(EXACT_LIMIT + 1):
+        assert histogram.exact is not None
+        histogram.add(value)
+    assert histogram.exact is None
+    assert sum(histogram.buckets.values()) == histogram.count == EXACT_LIMIT + 1
+    assert abs(histogram.percentile(50) - 256) <= 3
