@@ -5,9 +5,13 @@ What comes in: nothing but values. What goes out: `Plan`, read by every room bel
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otel_exec.plan.identity import Version
 
 __all__ = ["Plan", "PlanWarning", "Resources", "Step"]
 
@@ -41,6 +45,7 @@ class Step:
     `call_style` says how: `"config"` passes `config` as the one argument; `"kwargs"` passes it as `fn(**config)`.
     `recorded_config` is the same for the record: JSON values, secrets masked, what JSON can't hold by `repr`.
     `version` is the identity (requirement A); its JSON's md5 begins with the hash in `node_id`. Secrets in it are hashed in, but masked in `recorded_version`.
+    `identity` makes the version's texts. Its md5 tells identities apart.
     `depends_on` and `pseudo_depends_on` are indices of `Plan.steps`, in the order of the version's lists; a step in both is never listed.
     """
 
@@ -66,6 +71,12 @@ class Step:
     verify: Sequence[str] | str | Callable[[object, str], object] | None = None
     where: str = ""
     members: tuple[int, ...] = ()
+    identity: Version | None = None
+
+    @property
+    def version_json(self) -> bytes:
+        """The recorded version as JSON, made when asked for: `recorded_version` nests too deep for encoders that recurse."""
+        return self.identity.recorded_text() if self.identity is not None else json.dumps(self.recorded_version, sort_keys=True).encode()
 
     @property
     def group(self) -> bool:
@@ -101,3 +112,16 @@ class Plan:
             for upstream in step.depends_on:
                 below[upstream].append(step.index)
         return below
+
+    def upstream(self) -> list[tuple[int, ...]]:
+        """Return for each step the steps that it waits for, groups replaced by their members, ascending: the edges that levels, links and the critical path see."""
+        through: list[tuple[int, ...]] = []
+        for step in self.steps:
+            found: set[int] = set()
+            for index in step.depends_on:
+                if self.steps[index].group:
+                    found.update(through[index])
+                else:
+                    found.add(index)
+            through.append(tuple(sorted(found)))
+        return through
