@@ -1,0 +1,148 @@
+"""How single settings are read: numbers, booleans, names, key-value lists, addresses.
+
+What comes in: a setting's name and what it was given. What goes out: the typed value, or a `ConfigError` that names the setting, the value and
+what is accepted. Secrets never stand in an error. Never touches the environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+from otel_exec.errors import ConfigError, unknown_name
+from otel_exec.secrets import MASK, is_secret_field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Address", "address", "flag", "join_url", "mask_url", "number", "one_of", "pairs", "whole"]
+
+_HOST_AND_PORT = re.compile(r"^(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]+(?:/.*)?$")
+_HOST = re.compile(r"^[A-Za-z0-9._-]+$|^[0-9A-Fa-f:.%]+$")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def whole(setting: str, value: object, *, least: int, most: int | None = None) -> int:
+    """Return a whole number between `least` and `most`."""
+    accepted = f"a whole number of at least {least}" if most is None else f"a whole number between {least} and {most}"
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ConfigError(setting, value, accepted)
+    try:
+        number_ = int(value)
+    except ValueError:
+        raise ConfigError(setting, value, accepted) from None
+    if number_ < least or (most is not None and number_ > most):
+        raise ConfigError(setting, value, accepted)
+    return number_
+
+
+def number(setting: str, value: object, *, unit: str, above_zero: bool = False) -> float:
+    """Return a finite number that is not negative (with `above_zero` not zero either)."""
+    accepted = f"a number of {unit} {'above 0' if above_zero else 'of at least 0'}"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ConfigError(setting, value, accepted)
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        raise ConfigError(setting, value, accepted) from None
+    if not math.isfinite(result) or result < 0 or (above_zero and result == 0):
+        raise ConfigError(setting, value, accepted)
+    return result
+
+
+def flag(setting: str, value: object) -> bool:
+    """Return a boolean of ours: a bool, or one of the usual words (OpenTelemetry's own variables are stricter)."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ConfigError(setting, value, f"{', '.join(_TRUE)} or {', '.join(_FALSE)}")
+
+
+def one_of(setting: str, value: object, known: Iterable[str], kind: str) -> str:
+    """Return a known name, in lower case; the error for another one names the closest."""
+    names = tuple(known)
+    word = str(value).strip().lower()
+    if word not in names:
+        raise ConfigError(setting, value, f"one of {', '.join(names)} ({unknown_name(kind, word, names)})")
+    return word
+
+
+def pairs(setting: str, text: str, *, secret: bool = False) -> dict[str, str]:
+    """Return `k1=v1,k2=v2` as a dict, keys and values percent-decoded; of a key given twice the last value.
+
+    The format of W3C Baggage without properties. Source: OpenTelemetry, OTLP exporter ("specifying headers via environment variables")
+    and resource SDK ("specifying resource information via an environment variable").
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        key, equals, value = part.partition("=")
+        name = unquote(key.strip())
+        if not equals or not name:
+            raise ConfigError(setting, MASK if secret else text, "key=value pairs with commas between them, special characters percent-encoded")
+        found[name] = unquote(value.strip())
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An endpoint's parts. `scheme` is "" where none was given; `authorization` is the header that `user:password@` stands for, "" without."""
+
+    scheme: str
+    netloc: str
+    port: int | None
+    path: str
+    query: str
+    authorization: str
+
+
+def address(setting: str, text: str) -> Address:
+    """Return the parts of an endpoint: a URL with `http` or `https`, or `host:port` with or without a path."""
+    accepted = "an address such as http://localhost:4317, https://collector.example.com or localhost:4317"
+    value = text.strip()
+    wrong = ConfigError(setting, mask_url(value), accepted)
+    bare = _HOST_AND_PORT.match(value) is not None
+    try:
+        parts = urlsplit(f"//{value}" if bare else value)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # an unclosed bracket, a port past 65535
+        raise wrong from None
+    if (not bare and parts.scheme not in ("http", "https")) or not host or not _HOST.match(host) or port == 0:
+        raise wrong
+    authorization = ""
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
+    return Address("" if bare else parts.scheme, parts.netloc.rpartition("@")[2], port, parts.path, parts.query, authorization)
+
+
+def mask_url(url: str, *, all_queries: bool = True) -> str:
+    """Return the address without its secrets: user and password, and values in the query (`all_queries=False`: those whose name says so)."""
+    head, separator, tail = url.partition("://")
+    rest = tail if separator else head
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        authority = f"{MASK}@{authority.rpartition('@')[2]}"
+    masked = (f"{head}://" if separator else "") + authority + slash + path
+    if "?" not in masked:
+        return masked
+    before, _, query = masked.partition("?")
+    parameters = parse_qsl(query, keep_blank_values=True)
+    if not all_queries and not any(is_secret_field(name, value) for name, value in parameters):
+        return masked
+    shown = [f"{quote(name)}={MASK if all_queries or is_secret_field(name, value) else quote(value, safe='{}')}" for name, value in parameters]
+    return f"{before}?{'&'.join(shown) or MASK}"
+
+
+def join_url(scheme: str, netloc: str, path: str, query: str) -> str:
+    """Return a URL from its parts."""
+    return urlunsplit((scheme, netloc, path, query, ""))
