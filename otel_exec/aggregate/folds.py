@@ -47,7 +47,10 @@ class PhaseFold(msgspec.Struct):
 
 
 class ItemsFold(msgspec.Struct):
-    """The items of a step's fan-outs: how many there were and what they came to; `attempts` counts tries, `busy_ns` sums their task spans."""
+    """The items of a step's fan-outs: how many there were and what they came to; `attempts` counts tries, `busy_ns` sums their task spans.
+
+    `helped_ns`: of these, by worker id, what workers other than the fan-out's owner ran; nested items that a helper ran for itself are not counted again.
+    """
 
     count: int = 0
     completed: int = 0
@@ -55,6 +58,7 @@ class ItemsFold(msgspec.Struct):
     cancelled: int = 0
     attempts: int = 0
     busy_ns: int = 0
+    helped_ns: dict[str, int] = msgspec.field(default_factory=dict)
     samples: Histogram = msgspec.field(default_factory=Histogram)
 
     def merge(self, other: ItemsFold) -> None:
@@ -65,4 +69,6 @@ class ItemsFold(msgspec.Struct):
         self.cancelled += other.cancelled
         self.attempts += other.attempts
         self.busy_ns += other.busy_ns
+        for worker_id, busy_ns in other.helped_ns.items():
+            self.helped_ns[worker_id] = self.helped_ns.get(worker_id, 0) + busy_ns
         self.samples.merge(other.samples)

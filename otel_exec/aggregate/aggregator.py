@@ -1,0 +1,314 @@
+"""The aggregator: transitions and finished spans, folded into the run's record as they come.
+
+What comes in: a skeleton record (the plan's half), journal lines (outcomes: facts from the scheduler), `SpanRecord`s (durations: measurements)
+and folds that came home from workers. What goes out: the `RunRecord`, at any time. Never reads a file or a clock.
+The live run, the rebuilding of a dead run and `read_run` feed the same aggregator, so they show the same numbers.
+Every input may come twice: what it sets it sets again. Spans of phases are folded per task, when a run is rebuilt, by `aggregate.task_fold`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_exec.clock import to_iso
+from otel_exec.record.model import AttemptRecord, GateRecord, LevelRecord, RecordedError, RecordWarning, WorkerRecord
+from otel_exec.semconv import (
+    ERROR_TYPE,
+    EXEC_ATTEMPT,
+    EXEC_CPU_NS,
+    EXEC_LEVEL,
+    EXEC_OUTCOME,
+    EXEC_PEAK_RSS,
+    EXEC_TASK_ID,
+    EXEC_WORKER_ID,
+    NODE_ID,
+    STATUS_OF_OUTCOME,
+    Kind,
+    Outcome,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+    from otel_exec.record.model import RunRecord, StepRecord
+    from otel_exec.record.run_store import JournalLine
+    from otel_exec.spans.span_record import SpanRecord
+
+__all__ = ["Aggregator"]
+
+_PARTS = {
+    Kind.WAIT: "wait_ns",
+    Kind.QUEUE: "queue_ns",
+    Kind.LOAD: "load_ns",
+    Kind.VERIFY: "verification_ns",
+    Kind.STORE: "store_ns",
+    Kind.BACKOFF: "backoff_ns",
+}
+
+
+class Aggregator:
+    """Folds one run. `record` is the live record: its steps are always up to date; levels, workers and phases are rendered by `render`.
+
+    Args:
+        skeleton: the record as it was when the run began: every step with its plan's half, `start_time_unix_nano` set. It is filled in place.
+    """
+
+    def __init__(self, skeleton: RunRecord) -> None:
+        self.record = skeleton
+        self.start_ns = int(skeleton.start_time_unix_nano)
+        self.steps: dict[str, StepRecord] = {step.node_id: step for step in skeleton.steps}
+        self.phases: dict[tuple[str, int], dict[str, PhaseFold]] = {}
+        self.items: dict[tuple[str, int], ItemsFold] = {}
+        self.nodes: dict[tuple[str, int], Mapping[str, dict[str, PhaseFold]]] = {}
+        self.tokens: dict[tuple[str, int], Mapping[str, int]] = {}
+        self.workers: dict[str, WorkerRecord] = {worker.worker_id: worker for worker in skeleton.workers}
+        self.levels: dict[int, LevelRecord] = {level.level: level for level in skeleton.levels}
+        self.gates: dict[str, GateRecord] = {gate.span_id or str(index): gate for index, gate in enumerate(skeleton.gates)}
+        self.gate_output: dict[str, str | None] = {}
+        self._parts_seen: dict[tuple[str, int, str], dict[str, int]] = {}
+        self._worker_tasks: dict[str, dict[tuple[str, int], tuple[int, int]]] = {}
+        self._warnings: dict[tuple[str, str], RecordWarning] = {(warning.code, warning.message): warning for warning in skeleton.warnings}
+
+    # Facts, from the scheduler.
+
+    def transition(self, line: JournalLine) -> None:
+        """Take in one state transition."""
+        what = line.what
+        if what in {"created", "claimed", "ended", "settled", "waiting"}:
+            step = self.steps.get(line.node or "")
+            if step is not None:
+                self._step_transition(step, line)
+        elif what == "worker":
+            self._worker_transition(line)
+        elif what == "gate":
+            output = (line.data or {}).get("output")
+            self.gate_output[line.span or ""] = str(output) if output else None
+        elif what == "ended_run":
+            self.record.outcome = line.outcome or self.record.outcome
+
+    def _step_transition(self, step: StepRecord, line: JournalLine) -> None:
+        at = line.at - self.start_ns
+        what = line.what
+        if what == "created":
+            step.scheduled_time = to_iso(line.at)
+            step.start_ns = at
+            step.span_id = line.span
+        elif what == "claimed":
+            attempt = self.attempt(step, line.attempt or 1)
+            attempt.claimed_ns = at
+            attempt.worker_id = line.worker
+            attempt.span_id = line.span
+            step.status = "RUNNING"
+        elif what == "waiting":
+            step.status = "WAITING"
+        elif what == "ended":
+            attempt = self.attempt(step, line.attempt or 1)
+            attempt.outcome = line.outcome
+            attempt.worker_id = line.worker or attempt.worker_id
+            attempt.error = _error(line)
+        else:
+            step.outcome = line.outcome
+            step.reason = line.cause
+            step.cached = line.cause == "cached"
+            if line.outcome is not None and not step.group:
+                unchanged = line.outcome == Outcome.SKIP and line.cause not in {"upstream_failed", "gate_failed"}
+                if not unchanged:
+                    step.status = str(STATUS_OF_OUTCOME[Outcome(line.outcome)])
+            step.error = _error(line) or (step.attempts[-1].error if step.attempts and line.outcome != Outcome.SUCCESS else None)
+
+    def _worker_transition(self, line: JournalLine) -> None:
+        worker = self._worker(line.worker or "")
+        if line.cause == "started":
+            worker.started_at = to_iso(line.at)
+            data = line.data or {}
+            pid, host, node = data.get("pid"), data.get("host"), data.get("node")
+            worker.pid = pid if isinstance(pid, int) else None
+            worker.host = str(host) if host else None
+            worker.node = str(node) if node else None
+        elif line.cause == "ready":
+            worker.ready_at = to_iso(line.at)
+        elif line.cause in {"stopped", "died"}:
+            worker.stopped_at = to_iso(line.at)
+            if line.cause == "died":
+                worker.died = str((line.data or {}).get("reason", "died"))
+
+    def warn(self, code: str, message: str, count: int = 1) -> None:
+        """Count a warning of the record; the same one is kept once."""
+        known = self._warnings.get((code, message))
+        if known is None:
+            known = RecordWarning(code, message, count)
+            self._warnings[code, message] = known
+            self.record.warnings.append(known)
+        else:
+            known.count += count
+
+    # Measurements, from spans.
+
+    def ingest(self, spans: Iterable[SpanRecord]) -> None:
+        """Take in finished spans that are not phases (those are folded by task: see `fold`). Any order; twice is once."""
+        for span in spans:
+            kind = span.kind
+            if kind == Kind.TASK:
+                self._ingest_task(span)
+            elif kind in _PARTS:
+                self._ingest_part(span, _PARTS[Kind(kind)])
+            elif kind == Kind.STEP:
+                self._ingest_step(span)
+            elif kind == Kind.LEVEL:
+                self._ingest_level(span)
+            elif kind == Kind.GATE:
+                self._ingest_gate(span)
+            elif kind == Kind.RUN:
+                record = self.record
+                record.duration_ns = span.duration_ns
+                record.end_time = to_iso(span.end_ns)
+
+    def _ingest_task(self, span: SpanRecord) -> None:
+        attributes = span.attributes
+        node_id = attributes.get(NODE_ID)
+        step = self.steps.get(node_id) if isinstance(node_id, str) else None
+        number = attributes.get(EXEC_ATTEMPT)
+        if step is None or not isinstance(number, int) or attributes.get(EXEC_TASK_ID) != node_id:
+            return  # an item of a fan-out: folded, not listed
+        attempt = self.attempt(step, number)
+        attempt.start_ns = span.start_ns - self.start_ns
+        attempt.end_ns = span.end_ns - self.start_ns
+        attempt.execution_ns = span.duration_ns
+        attempt.span_id = span.span_id
+        worker_id = attributes.get(EXEC_WORKER_ID)
+        if isinstance(worker_id, str):
+            attempt.worker_id = worker_id
+            self._worker_tasks.setdefault(worker_id, {})[step.node_id, number] = (span.start_ns, span.end_ns)
+        cpu, rss = attributes.get(EXEC_CPU_NS), attributes.get(EXEC_PEAK_RSS)
+        attempt.cpu_ns = cpu if isinstance(cpu, int) else None
+        attempt.peak_rss_bytes = rss if isinstance(rss, int) else None
+        outcome = attributes.get(EXEC_OUTCOME)
+        if attempt.outcome is None and isinstance(outcome, str):
+            attempt.outcome = outcome
+            if span.status == 2 and attempt.error is None:  # a report that never came: the span knows
+                attempt.error = RecordedError(str(attributes.get(ERROR_TYPE, outcome)), span.status_message)
+        self._settle_attempt(attempt, span.end_ns)
+        if step.attempts[-1] is attempt:
+            step.execution_start_time = to_iso(span.start_ns)
+            step.execution_end_time = to_iso(span.end_ns)
+            step.duration_seconds = span.duration_ns / 1e9
+
+    def _ingest_part(self, span: SpanRecord, field: str) -> None:
+        attributes = span.attributes
+        step = self.steps.get(str(attributes.get(NODE_ID)))
+        number = attributes.get(EXEC_ATTEMPT)
+        if step is None or not isinstance(number, int):
+            return
+        attempt = self.attempt(step, number)
+        start = span.start_ns - self.start_ns
+        if field in {"queue_ns", "wait_ns"}:
+            # A step that found its lock held queues twice for one attempt: the parts add up, each span once.
+            parts = self._parts_seen.setdefault((step.node_id, number, field), {})
+            parts[span.span_id] = span.duration_ns
+            setattr(attempt, field, sum(parts.values()))
+            attempt.created_ns = start if attempt.created_ns is None else min(attempt.created_ns, start)
+        else:
+            setattr(attempt, field, span.duration_ns)
+            if field == "load_ns":
+                attempt.claimed_ns = start
+        if field != "backoff_ns":
+            self._settle_attempt(attempt, span.end_ns)
+
+    def _settle_attempt(self, attempt: AttemptRecord, end_ns: int) -> None:
+        end = end_ns - self.start_ns
+        if attempt.settled_ns is None or attempt.settled_ns < end:
+            attempt.settled_ns = end
+
+    def _ingest_step(self, span: SpanRecord) -> None:
+        step = self.steps.get(str(span.attributes.get(NODE_ID)))
+        if step is None:
+            return
+        step.span_id = span.span_id
+        step.start_ns = span.start_ns - self.start_ns
+        step.end_ns = span.end_ns - self.start_ns
+        outcome = span.attributes.get(EXEC_OUTCOME)
+        if step.outcome is None and isinstance(outcome, str):
+            step.outcome = outcome
+        if step.attempts:
+            step.scheduled_time = to_iso(span.start_ns)
+            step.total_duration_seconds = span.duration_ns / 1e9
+        else:
+            step.scheduled_time = None
+
+    def _ingest_level(self, span: SpanRecord) -> None:
+        number = span.attributes.get(EXEC_LEVEL)
+        if isinstance(number, int):
+            level = self.levels.setdefault(number, LevelRecord(number))
+            level.start_ns = span.start_ns - self.start_ns
+            level.end_ns = span.end_ns - self.start_ns
+            level.span_id = span.span_id
+
+    def _ingest_gate(self, span: SpanRecord) -> None:
+        level = span.attributes.get(EXEC_LEVEL)
+        self.gates[span.span_id] = GateRecord(
+            name=span.name.removeprefix("gate "),
+            level=level if isinstance(level, int) else 0,
+            outcome=str(span.attributes.get(EXEC_OUTCOME, Outcome.SUCCESS)),
+            start_ns=span.start_ns - self.start_ns,
+            end_ns=span.end_ns - self.start_ns,
+            span_id=span.span_id,
+        )
+
+    def attempt(self, step: StepRecord, number: int) -> AttemptRecord:
+        """Return the record of an attempt (from 1), made if need be."""
+        attempts = step.attempts
+        while len(attempts) < number:
+            attempts.append(AttemptRecord(len(attempts) + 1))
+        return attempts[number - 1]
+
+    def _worker(self, worker_id: str) -> WorkerRecord:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            worker = self.workers[worker_id] = WorkerRecord(worker_id)
+        return worker
+
+    # Folds, from workers.
+
+    def fold(
+        self,
+        node_id: str,
+        attempt: int,
+        phases: dict[str, PhaseFold],
+        *,
+        items: ItemsFold | None = None,
+        nodes: Mapping[str, dict[str, PhaseFold]] | None = None,
+        tokens: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take in the folded phases of one attempt; the same attempt again replaces what was there."""
+        key = (node_id, attempt)
+        if phases:
+            self.phases[key] = phases
+        if items is not None:
+            self.items[key] = items
+        if nodes:
+            self.nodes[key] = nodes
+        if tokens:
+            self.tokens[key] = tokens
+
+    def busy_ns(self, worker_id: str) -> int:
+        """Return how long a worker ran tasks and, while it had none of its own, items of others' fan-outs: the union, since it runs one thing at a time."""
+        own = sum(end - start for start, end in self._worker_tasks.get(worker_id, {}).values())
+        return own + sum(items.helped_ns.get(worker_id, 0) for items in self.items.values())
+
+    def last_completed_ns(self, worker_id: str) -> int | None:
+        """Return when the worker's last task ended, nanoseconds since the Unix epoch."""
+        return max((end for _, end in self._worker_tasks.get(worker_id, {}).values()), default=None)
+
+
+def _error(line: JournalLine) -> RecordedError | None:
+    error = line.error
+    if not error:
+        return None
+    return RecordedError(
+        type=error.get("type") or "error",
+        message=error.get("message") or "",
+        where=error.get("where"),
+        traceback=error.get("traceback"),
+        log=error.get("log"),
+    )

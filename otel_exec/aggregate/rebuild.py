@@ -1,0 +1,91 @@
+"""Folding what stands in a spool: the way by which a dead run's phases, or a killed attempt's, get into the same aggregator.
+
+What comes in: span records in any order, also twice. What goes out: folds, task by task, in the aggregator. Reads no files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.task_fold import fold_spans
+from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, NODE_ID, Kind, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from otel_exec.aggregate.aggregator import Aggregator
+    from otel_exec.spans.span_record import SpanRecord
+
+__all__ = ["fold_task_spans"]
+
+
+def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None:
+    """Fold phases and items into the attempts that they ran in: phases task by task, items by the attempt whose function fanned out."""
+    by_id = {span.span_id: span for span in spans}
+    tasks = {span_id: span for span_id, span in by_id.items() if span.kind == Kind.TASK}
+    homes: dict[str, str] = {}
+    of_task: dict[str, list[SpanRecord]] = {}
+    for span in by_id.values():
+        if span.kind in {Kind.PHASE, ""}:  # phases, and spans of the user's own that phases may lie under
+            home = _task_above(span, by_id, homes)
+            if home:
+                of_task.setdefault(home, []).append(span)
+    folded: dict[tuple[str, int], dict[str, PhaseFold]] = {}
+    items: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
+    for task_id, task in tasks.items():
+        outer = task
+        while above := _task_above(outer, by_id, homes):
+            outer = tasks[above]
+        node_id, number = outer.attributes.get(NODE_ID), outer.attributes.get(EXEC_ATTEMPT)
+        if not isinstance(node_id, str) or not isinstance(number, int) or outer.attributes.get(EXEC_TASK_ID) != node_id:
+            continue
+        into = folded.setdefault((node_id, number), {})
+        for name, fold in fold_spans(task, of_task.get(task_id, ())).items():
+            into.setdefault(name, PhaseFold()).merge(fold)
+        if task is not outer:
+            # Tries at one item share its caller, function and number.
+            item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
+            items.setdefault((node_id, number), {}).setdefault(item, []).append(task)
+    for (node_id, number), folds in folded.items():
+        own = items.get((node_id, number))
+        aggregator.fold(node_id, number, folds, items=_items(own.values()) if own else None)
+
+
+def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> str:
+    """Return the id of the nearest task above a span, "" where there is none; `homes` remembers what was found."""
+    trail: list[str] = []
+    here = span
+    home = ""
+    while here.span_id not in homes:
+        trail.append(here.span_id)
+        above = by_id.get(here.parent_span_id)
+        if above is None or len(trail) > len(by_id):  # a spool that others can write to may hold circles
+            break
+        if above.kind == Kind.TASK:
+            home = above.span_id
+            break
+        here = above
+    else:
+        home = homes[here.span_id]
+    for span_id in trail:
+        homes[span_id] = home
+    return home
+
+
+def _items(items: Iterable[list[SpanRecord]]) -> ItemsFold:
+    fold = ItemsFold()
+    for tries in items:
+        outcomes = [str(span.attributes.get(EXEC_OUTCOME)) for span in tries]
+        fold.count += 1
+        fold.attempts += len(tries)
+        if Outcome.SUCCESS in outcomes:
+            fold.completed += 1
+        elif Outcome.CANCELLATION in outcomes:
+            fold.cancelled += 1
+        else:
+            fold.failed += 1
+        for span in tries:
+            fold.busy_ns += span.duration_ns
+            fold.samples.add(span.duration_ns)
+    return fold

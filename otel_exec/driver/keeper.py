@@ -1,0 +1,123 @@
+"""Keeps run.json and status.json up to date while a run goes on, at a pace that costs at most 1 % of it.
+
+What comes in: the aggregator's live record, what is open now. What goes out: files, through the run's store. A file that can't be written is a warning
+while the run goes on (a step's outcome is never lost for it) and an error at its end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_exec.aggregate.assemble import render
+from otel_exec.complete import finish, status_of
+from otel_exec.errors import RecordError
+from otel_exec.record.model import Export, OpenRecord
+from otel_exec.record.run_store import write_record
+from otel_exec.schedule.pace import Pace
+from otel_exec.semconv import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_exec.aggregate.aggregator import Aggregator
+    from otel_exec.clock import Clock
+    from otel_exec.record.run_store import RunStore
+    from otel_exec.schedule.runner import Runner
+    from otel_exec.spans.exporter import ExportSummary
+
+__all__ = ["Keeper", "exported", "open_records"]
+
+# Half of requirement B's 1 % each.
+_SHARE = 0.005
+_STATUS_INTERVAL_NS = 500_000_000
+_RUN_INTERVAL_NS = 10_000_000_000
+
+
+def open_records(runner: Runner, now_ns: int) -> list[OpenRecord]:
+    """Return what is open now: the steps that workers have, and the phases that their last beats named."""
+    records = []
+    for (node_id, _), running in runner.attempts.running.items():
+        if running.claimed_ns is None:
+            continue
+        records.append(OpenRecord(Kind.STEP, running.step.name, node_id, running.worker_id, max(0, now_ns - running.claimed_ns) // 1_000_000))
+        records += [
+            OpenRecord(Kind.PHASE, entry.name, node_id, running.worker_id, max(0, now_ns - entry.start_ns) // 1_000_000)
+            for entry in runner.beats.get(running.worker_id, ())
+            if entry.kind == Kind.PHASE and entry.node_id == node_id
+        ]
+    return records
+
+
+class Keeper:
+    """Writes one run's record.
+
+    Args:
+        store: the run's folder.
+        aggregator: the live record.
+        clock: the run's.
+        driver: this process, as it stands in locks.
+        also: where run.json is kept beside the folder, or `None`.
+        eta: returns the milliseconds that the run will still take, `None` without a basis.
+    """
+
+    def __init__(self, store: RunStore, aggregator: Aggregator, clock: Clock, *, driver: str, also: str | None, eta: Callable[[], int | None]) -> None:
+        self._store = store
+        self._aggregator = aggregator
+        self._clock = clock
+        self._driver = driver
+        self._also = also
+        self._eta = eta
+        self._status_pace = Pace(_STATUS_INTERVAL_NS, _SHARE)
+        self._run_pace = Pace(_RUN_INTERVAL_NS, _SHARE)
+
+    def begin(self) -> None:
+        """Write the record that says `running`. Raises `RecordError`: a run that can't be recorded is not begun."""
+        began_ns = self._clock.now_ns()
+        self._store.write_run(write_record(self._aggregator.record), also=self._also)
+        self._write_status([], began_ns)
+        self._run_pace.done(began_ns, self._clock.now_ns())
+
+    def keep(self, runner: Runner) -> None:
+        """Write what is due. Called by the runner after each round; cheap when nothing is."""
+        now_ns = self._clock.now_ns()
+        try:
+            if self._status_pace.due(now_ns):
+                finish(render(self._aggregator), now_ns)
+                self._write_status(open_records(runner, now_ns), now_ns)
+            if self._run_pace.due(now_ns):
+                finish(render(self._aggregator), now_ns)
+                self._store.write_run(write_record(self._aggregator.record), also=self._also)
+                self._run_pace.done(now_ns, self._clock.now_ns())
+        except RecordError as error:
+            self._aggregator.warn("record_not_written", str(error))
+            later_ns = self._clock.now_ns()
+            self._status_pace.done(now_ns, later_ns)
+            self._run_pace.done(now_ns, later_ns)
+
+    def end(self, export: Export | None = None) -> None:
+        """Write the whole record; raises `RecordError` when it can't be kept."""
+        now_ns = self._clock.now_ns()
+        record = finish(render(self._aggregator), now_ns)
+        if export is not None:
+            record.export = export
+        self._store.write_run(write_record(record), also=self._also)
+        self._write_status([], now_ns)
+
+    def _write_status(self, opened: list[OpenRecord], began_ns: int) -> None:
+        record = self._aggregator.record
+        eta_ms = self._eta() if record.outcome == "running" else None
+        self._store.write_status(status_of(record, now_ns=began_ns, opened=opened, eta_ms=eta_ms, driver=self._driver))
+        self._status_pace.done(began_ns, self._clock.now_ns())
+
+
+def exported(summary: ExportSummary, aggregator: Aggregator) -> Export:
+    """Return what the record says of the export; what is still in the spool, or was refused, is a warning with its reason."""
+    for endpoint in summary.endpoints:
+        if endpoint.error:
+            aggregator.warn("export", f"{endpoint.acknowledged} of {endpoint.spans} spans were acknowledged by {endpoint.url}: {endpoint.error}")
+    if summary.problem:
+        aggregator.warn("export", summary.problem)
+    if not summary.endpoints:
+        return Export()
+    first = summary.endpoints[0]
+    return Export(endpoint=first.url, protocol=first.protocol, spans=first.spans, spans_acknowledged=first.acknowledged)

@@ -1,0 +1,216 @@
+"""What `python exp.py` prints while it runs, and at its end.
+
+What comes in: what the runner's listener hears. What goes out, on stderr: a block that is repainted in place on a terminal, one line an event when piped;
+on stdout: the dry run, the short summary. How it looks is `report`'s; this module decides when. Never raises for what a stream can't take.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from otel_exec.cli.terminal import look_of
+from otel_exec.report.eta import eta_ns
+from otel_exec.report.painter import Painter
+from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
+from otel_exec.report.short_summary import short_summary
+from otel_exec.semconv import Kind, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_exec.config import Config
+    from otel_exec.execute.envelope import ErrorInfo
+    from otel_exec.plan.graph import Plan, Step
+    from otel_exec.record.model import RunRecord
+    from otel_exec.schedule.attempts import Running
+    from otel_exec.schedule.runner import Runner
+    from otel_exec.schedule.select import Decision
+
+__all__ = ["LiveListener", "TerminalListener"]
+
+_REPAINT_NS = 100_000_000
+_WHAT = {
+    Outcome.SUCCESS: "finished",
+    Outcome.FAILURE: "failed",
+    Outcome.ERROR: "failed",
+    Outcome.TIMEOUT: "timeout",
+    Outcome.CANCELLATION: "cancelled",
+    Outcome.SKIP: "skipped",
+}
+_NOT_OURS = frozenset({"not_needed", "not_selected"})
+
+
+class LiveListener:
+    """Shows nothing, but counts, so that an ETA can be told; the base of what shows (`schedule.listener.Listener`).
+
+    Args:
+        plan: the steps.
+        decisions: what was decided of each.
+        workers: how many run at once.
+    """
+
+    def __init__(self, plan: Plan, decisions: Sequence[Decision], workers: int) -> None:
+        self._plan = plan
+        self._workers = workers
+        counted = [step for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]
+        self.total = len(counted)
+        self._counted = {step.index for step in counted}
+        self.done = self.failed = self.cached = self.settled_count = 0
+        self.levels: dict[int, list[int]] = {}  # level: [done, failed, running, total]
+        for step in counted:
+            if step.level is not None:
+                self.levels.setdefault(step.level, [0, 0, 0, 0])[3] += 1
+        self._running: dict[int, Running] = {}
+        self._pending: dict[str, int] = {}
+        for step in counted:
+            self._pending[step.template] = self._pending.get(step.template, 0) + 1
+        self._sums: dict[str, tuple[int, int]] = {}
+        self._now_ns = 0
+
+    def claimed(self, step: Step, running: Running) -> None:
+        """A worker took an attempt."""
+        if step.index not in self._running:
+            self._pending[step.template] -= 1
+            if step.level is not None:
+                self.levels[step.level][2] += 1
+        self._running[step.index] = running
+
+    def settled(self, step: Step, outcome: str, cause: str, duration_ns: int | None, error: ErrorInfo | None) -> None:  # noqa: ARG002  the protocol's
+        """A step has its outcome."""
+        if step.index not in self._counted:
+            return
+        level = self.levels[step.level] if step.level is not None else [0, 0, 0, 0]
+        if self._running.pop(step.index, None) is not None:
+            level[2] -= 1
+        else:
+            self._pending[step.template] -= 1
+        self.settled_count += 1
+        if outcome == Outcome.SUCCESS:
+            self.done += 1
+            self.cached += cause == "cached"
+            level[0] += 1
+            if duration_ns is not None:
+                count, total = self._sums.get(step.template, (0, 0))
+                self._sums[step.template] = (count + 1, total + duration_ns)
+        else:
+            self.failed += outcome in {Outcome.FAILURE, Outcome.ERROR, Outcome.TIMEOUT}
+            level[1] += 1
+
+    def retry(self, step: Step, attempt: int, delay_ns: int, error: ErrorInfo | None) -> None:
+        """An attempt failed; the next one starts after a back-off."""
+
+    def waiting(self, step: Step, holder: str) -> None:
+        """Another run holds a step's lock."""
+
+    def output(self, step_name: str, text: str) -> None:
+        """A step printed."""
+
+    def tick(self, runner: Runner, now_ns: int) -> None:  # noqa: ARG002  the protocol's
+        """Something may have changed, or a while has passed."""
+        self._now_ns = now_ns
+
+    def finish(self, record: RunRecord) -> None:
+        """The run has ended and its record is written."""
+
+    def eta_ms(self) -> int | None:
+        """Return the milliseconds that the run will still take, `None` without a basis."""
+        left_ns = self._eta_ns()
+        return None if left_ns is None else left_ns // 1_000_000
+
+    def _eta_ns(self) -> int | None:
+        means = {template: total / count for template, (count, total) in self._sums.items()}
+        going = [(each.step.template, max(0, self._now_ns - (each.claimed_ns or self._now_ns))) for each in self._running.values()]
+        return eta_ns(self._pending, going, means, workers=self._workers)
+
+
+class TerminalListener(LiveListener):
+    """Shows a run on stderr: a block on a terminal, a line an event elsewhere."""
+
+    def __init__(self, plan: Plan, decisions: Sequence[Decision], config: Config, name: str) -> None:
+        super().__init__(plan, decisions, config.workers)
+        self._name = name
+        self._config = config
+        self._stream = sys.stderr
+        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._look = look_of(self._stream, os.environ)
+        self._painter = Painter(self._stream)
+        self._painted_ns = 0
+        self._cached_said = False
+
+    def _event(self, event: StepEvent) -> None:
+        self._painter.say(event_line(event, self._look), self._look.width)
+
+    def claimed(self, step: Step, running: Running) -> None:
+        """Say it when piped; the block shows it on a terminal."""
+        super().claimed(step, running)
+        if not self._terminal:
+            self._event(StepEvent("started", step.name, self.settled_count, self.total, running.worker_id, attempt=running.attempt))
+
+    def settled(self, step: Step, outcome: str, cause: str, duration_ns: int | None, error: ErrorInfo | None) -> None:
+        """Say every event when piped; on a terminal only what went wrong, above the block."""
+        super().settled(step, outcome, cause, duration_ns, error)
+        if step.group or cause in _NOT_OURS or step.index not in self._counted or (cause == "cached" and self.total == self.cached):
+            return
+        what = "cached" if cause == "cached" else _WHAT[Outcome(outcome)]
+        if self._terminal and what in {"finished", "cached", "skipped", "cancelled"}:
+            return
+        detail = f"{error.type}: {error.message}" if error is not None else cause.replace("_", " ") if what == "skipped" else ""
+        self._event(StepEvent(what, step.name, self.settled_count, self.total, duration_ns=duration_ns, detail=detail))
+
+    def retry(self, step: Step, attempt: int, delay_ns: int, error: ErrorInfo | None) -> None:
+        """An attempt failed; the next one starts after a back-off."""
+        detail = f"{error.type}: {error.message}" if error is not None else ""
+        self._event(StepEvent("retrying", step.name, self.settled_count, self.total, duration_ns=delay_ns, attempt=attempt + 1, detail=detail))
+
+    def waiting(self, step: Step, holder: str) -> None:
+        """Another run holds a step's lock."""
+        self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=f"its lock is held by {holder}"))
+
+    def output(self, step_name: str, text: str) -> None:
+        """A step printed."""
+        self._painter.say("\n".join(output_lines(step_name, text, self._look)), self._look.width)
+
+    def tick(self, runner: Runner, now_ns: int) -> None:
+        """Repaint the block, ten times a second at most."""
+        super().tick(runner, now_ns)
+        if not self._terminal or now_ns - self._painted_ns < _REPAINT_NS:
+            return
+        self._painted_ns = now_ns
+        self._look = look_of(self._stream, os.environ)
+        try:
+            height = os.get_terminal_size(self._stream.fileno()).lines
+        except (OSError, ValueError):
+            height = 24
+        self._painter.paint(progress_lines(self._view(runner, now_ns), self._look, height=height), self._look.width)
+
+    def _view(self, runner: Runner, now_ns: int) -> ProgressView:
+        going = []
+        for each in self._running.values():
+            phases = [entry.name for entry in runner.beats.get(each.worker_id, ()) if entry.kind == Kind.PHASE and entry.node_id == each.step.node_id]
+            elapsed_ns = max(0, now_ns - (each.claimed_ns or now_ns))
+            going.append(RunningStep(each.step.name, each.worker_id, elapsed_ns, phases[-1] if phases else None, each.attempt))
+        return ProgressView(
+            name=self._name,
+            done=self.done,
+            total=self.total,
+            elapsed_ns=now_ns - runner.parts.spans.start_ns,
+            failed=self.failed,
+            cached=self.cached,
+            levels=[LevelProgress(number, done, total, running, failed) for number, (done, failed, running, total) in sorted(self.levels.items())],
+            running=going,
+            eta_ns=self._eta_ns(),
+            note="stopping: waiting for running steps to end (Ctrl-C again ends them at once)" if runner.attempts.cancelling else "",
+        )
+
+    def finish(self, record: RunRecord) -> None:
+        """Take the block away and print the short summary on stdout."""
+        self._painter.clear(self._look.width)
+        if self.total and self.total == self.cached:
+            self._painter.say(f"nothing to run: {self.total} step{'s' * (self.total != 1)} had succeeded before", self._look.width)
+        look = look_of(sys.stdout, os.environ)
+        run_json = self._config.run_json or "run.json"
+        waiting = record.export is not None and record.export.endpoint is not None and record.export.spans_acknowledged < record.export.spans
+        replay = f"otel-exec replay {run_json}" if waiting else None
+        Painter(sys.stdout).say(short_summary(record, look, run_json=run_json, trace_url=self._config.trace_url, replay=replay), look.width)

@@ -1,0 +1,309 @@
+"""The attempts in hand: envelopes out, notices in, events for the state machine out.
+
+What comes in: `Submit` instructions and the executor's notices. What goes out: envelopes, driver spans, journal lines, and the events that the state is to be told.
+It decides nothing: what an attempt's end means is the state's to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_exec.aggregate.rebuild import fold_task_spans
+from otel_exec.execute.base import Claimed, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
+from otel_exec.record.run_store import JournalLine
+from otel_exec.schedule.events import AttemptClaimed, AttemptEnded, AttemptRecalled, AttemptRefused, StepFoundCached
+from otel_exec.semconv import ERROR_CANCELLED, ERROR_LEASE_LOST, ERROR_TIMEOUT, EXEC_ATTEMPT, NODE_ID, Kind, Outcome, StatusWord
+from otel_exec.spans.spool import read_spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_exec.aggregate.aggregator import Aggregator
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import Executor, Notice, OpenSpan
+    from otel_exec.execute.envelope import TaskReport
+    from otel_exec.plan.graph import Plan, Step
+    from otel_exec.schedule.driver_spans import DriverSpans
+    from otel_exec.schedule.events import Event
+    from otel_exec.schedule.instructions import Submit
+    from otel_exec.schedule.listener import Listener
+    from otel_exec.schedule.select import Decision
+    from otel_exec.schedule.status_writer import StatusWriter
+
+__all__ = ["Attempts", "Kept", "Running"]
+
+_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Running:
+    """An attempt that was handed over. `worker_id` is "" and `claimed_ns` `None` until a worker took it."""
+
+    step: Step
+    attempt: int
+    last_attempt: bool
+    span_id: str
+    worker_id: str = ""
+    claimed_ns: int | None = None
+    interrupted: bool = False
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is remembered of a step between its attempts.
+
+    `locked`: this run holds its lock. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt did, until the next one is handed over.
+    """
+
+    locked: bool = False
+    error: ErrorInfo | None = None
+    previous_span_id: str = ""
+    ended_ns: int | None = None
+    task_times: tuple[int, int] | None = None
+    said_waiting: bool = False
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts of one run. `running` is by (node id, attempt); `kept` by the step's index, from created to settled."""
+
+    plan: Plan
+    decisions: Sequence[Decision]
+    executor: Executor
+    spans: DriverSpans
+    aggregator: Aggregator
+    status: StatusWriter
+    clock: Clock
+    listener: Listener
+    spool_folder: str
+    packed: dict[int, object]
+    info_of: Callable[[Step], bytes]
+    write: Callable[[JournalLine], None]
+    flush: Callable[[], None]
+    set_timer: Callable[[int, int, int], None]
+    running: dict[tuple[str, int], Running] = field(default_factory=dict)
+    kept: dict[int, Kept] = field(default_factory=dict)
+    abandoned: dict[tuple[str, int], Step] = field(default_factory=dict)
+    cancelling: str | None = None
+
+    def submit(self, instruction: Submit) -> None:
+        """Hand an attempt over."""
+        index = instruction.index
+        step = self.plan.steps[index]
+        kept = self.kept[index]
+        spans = self.spans
+        if kept.ended_ns is not None:
+            spans.backoff(index, instruction.attempt - 1, kept.ended_ns, instruction.created_ns)
+            kept.ended_ns = None
+        spans.attempt_created(index, instruction.created_ns)
+        span_id = spans.recorder.ids.span_id()
+        code = getattr(step.fn, "__code__", None)
+        self.running[step.node_id, instruction.attempt] = Running(step, instruction.attempt, instruction.last_attempt, span_id)
+        self.executor.submit(
+            TaskEnvelope(
+                node_id=step.node_id,
+                name=step.name,
+                template=step.template,
+                fn_name=step.fn_name,
+                level=step.level,
+                attempt=instruction.attempt,
+                last_attempt=instruction.last_attempt,
+                locked=instruction.locked,
+                parent_span_id=spans.step_span_ids[index],
+                span_id=span_id,
+                created_ns=instruction.created_ns,
+                first_created_ns=spans.step_start(index),
+                output_path=step.output_path or "",
+                info=self.info_of(step),
+                timeout_s=step.timeout_s,
+                previous_span_id=kept.previous_span_id,
+                code_file=code.co_filename if code is not None else "",
+                code_line=code.co_firstlineno if code is not None else 0,
+                force=self.decisions[index].reason == "forced",
+            ),
+            self.packed[index],
+        )
+
+    def take(self, notice: Notice) -> Sequence[Event]:
+        """Take in a notice; returns what the state is to be told."""
+        if isinstance(notice, Reported):
+            return self._reported(notice.report)
+        if isinstance(notice, Claimed):
+            return self._claimed(notice)
+        if isinstance(notice, WorkerStarted):
+            self.spans.worker_started(notice.worker_id, notice.at_ns)
+            data: dict[str, object] = {"pid": notice.pid, "host": notice.host, "node": notice.node}
+            self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="started", data=data))
+        elif isinstance(notice, WorkerReady):
+            self.spans.worker_ready(notice.worker_id, notice.at_ns)
+            self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="ready"))
+        elif isinstance(notice, WorkerStopped):
+            self.spans.worker_ended(notice.worker_id, notice.at_ns, Outcome.SUCCESS)
+            self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="stopped"))
+        elif isinstance(notice, WorkerDied):
+            return self._worker_died(notice)
+        elif isinstance(notice, Outlived):
+            step = self.abandoned.pop((notice.node_id, notice.attempt), None)
+            if step is not None:
+                self.status.release(step)
+        return ()
+
+    def _claimed(self, notice: Claimed) -> Sequence[Event]:
+        running = self.running.get((notice.node_id, notice.attempt))
+        if running is None or running.claimed_ns is not None:
+            return ()
+        step = running.step
+        running.worker_id = notice.worker_id
+        running.claimed_ns = notice.at_ns
+        self.kept[step.index].locked = True
+        self.spans.queue_ended(step.index, notice.attempt, notice.at_ns)
+        self.write(JournalLine(notice.at_ns, "claimed", node=notice.node_id, attempt=notice.attempt, worker=notice.worker_id, span=running.span_id))
+        if step.timeout_s is not None:
+            self.set_timer(notice.at_ns + int(step.timeout_s * _NS), step.index, notice.attempt)
+        self.listener.claimed(step, running)
+        if self.cancelling is not None:
+            self._interrupt(running)
+        return (AttemptClaimed(notice.at_ns, step.index, notice.attempt, notice.worker_id),)
+
+    def _reported(self, report: TaskReport) -> Sequence[Event]:
+        key = (report.node_id, report.attempt)
+        running = self.running.get(key)
+        if running is None:
+            return ()  # it was settled without waiting for the report: killed, abandoned, lost its lease
+        step = running.step
+        index = step.index
+        kept = self.kept[index]
+        for code, message in report.warnings:
+            self.aggregator.warn(code, message)
+        if report.found:
+            del self.running[key]
+            self.spans.queue_ended(index, report.attempt, report.claimed_ns)
+            if report.found == "cached":
+                return (StepFoundCached(report.settled_ns, index, report.attempt),)
+            self._refused(step, kept, report)
+            return (AttemptRefused(report.claimed_ns, index, report.attempt, report.holder),)
+        claimed = self._claimed(Claimed(report.node_id, report.attempt, report.worker_id, report.claimed_ns))
+        del self.running[key]
+        self.aggregator.ingest(report.spans)
+        self.aggregator.fold(report.node_id, report.attempt, report.phases, items=report.items, nodes=report.nodes, tokens=report.tokens)
+        if report.unspanned:
+            self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
+        # The worker wrote the last event and let the lock go, unless another attempt may follow.
+        kept.locked = not (report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)
+        ended = self._ended(running, report.outcome, report.error, report.settled_ns, log=report.log_path)
+        return (*claimed, ended)
+
+    def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
+        self.spans.waiting(step.index, report.holder, report.claimed_ns)
+        if not kept.said_waiting:
+            kept.said_waiting = True
+            self.status.event(step, self.spans.step_span_ids[step.index], StatusWord.WAITING, f"waiting for {report.holder}")
+            self.write(JournalLine(report.claimed_ns, "waiting", node=step.node_id, data={"holder": report.holder}))
+            self.listener.waiting(step, report.holder)
+
+    def _ended(self, running: Running, outcome: str, error: ErrorInfo | None, at_ns: int, *, blameless: bool = False, log: str | None = None) -> AttemptEnded:
+        step = running.step
+        kept = self.kept[step.index]
+        kept.error = error
+        kept.previous_span_id = running.span_id
+        kept.ended_ns = at_ns if outcome != Outcome.SUCCESS else None
+        data: dict[str, str | None] | None = None
+        if error is not None:
+            data = {"type": error.type, "message": error.message, "where": error.where, "traceback": error.traceback or None, "log": log}
+        self.write(JournalLine(at_ns, "ended", node=step.node_id, attempt=running.attempt, worker=running.worker_id or None, outcome=outcome, error=data))
+        return AttemptEnded(at_ns, step.index, running.attempt, outcome, blameless)
+
+    # Attempts that can't speak for themselves.
+
+    def _worker_died(self, notice: WorkerDied) -> Sequence[Event]:
+        self.spans.worker_ended(notice.worker_id, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason)
+        self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="died", data={"reason": notice.reason}))
+        events = []
+        for key in notice.attempts:
+            running = self.running.pop(key, None)
+            if running is not None:
+                running.worker_id = running.worker_id or notice.worker_id
+                opened = [entry for entry in notice.open_spans if entry.node_id == key[0]]
+                events.append(self._lose(running, opened, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=True))
+        return events
+
+    def time_out(self, index: int, attempt: int) -> Sequence[Event]:
+        """An attempt's time is up: end it, if it still runs."""
+        step = self.plan.steps[index]
+        running = self.running.get((step.node_id, attempt))
+        if running is None:
+            return ()
+        return self._end(running, Outcome.TIMEOUT, ERROR_TIMEOUT, f"took longer than its timeout of {step.timeout_s:g} s")
+
+    def heartbeat(self) -> Sequence[Event]:
+        """Renew the locks of all steps in hand; those whose lease is lost are ended."""
+        events: list[Event] = []
+        for index, kept in list(self.kept.items()):
+            step = self.plan.steps[index]
+            if kept.locked and not self.status.renew(step):
+                kept.locked = False
+                for running in [each for each in self.running.values() if each.step is step]:
+                    events += self._end(running, Outcome.ERROR, ERROR_LEASE_LOST, "its lock was taken over by another run: the lease was lost")
+        return events
+
+    def recall(self) -> Sequence[Event]:
+        """Take back what no worker claimed."""
+        events = []
+        for key in self.executor.recall():
+            running = self.running.pop(key, None)
+            if running is not None:
+                events.append(AttemptRecalled(self.clock.now_ns(), running.step.index, key[1]))
+        return events
+
+    def interrupt_all(self) -> None:
+        """Tell everything that runs to end; what is claimed from now on is told so at once."""
+        for running in list(self.running.values()):
+            self._interrupt(running)
+
+    def _interrupt(self, running: Running) -> None:
+        if not running.interrupted and running.claimed_ns is not None:
+            running.interrupted = True
+            self.executor.interrupt(running.step.node_id, running.attempt)
+
+    def end_all(self) -> Sequence[Event]:
+        """End everything that still runs: the grace has passed."""
+        message = "the run's timeout passed" if self.cancelling == "timeout" else "the run was cancelled"
+        events: list[Event] = []
+        for running in list(self.running.values()):
+            events += self._end(running, Outcome.CANCELLATION, ERROR_CANCELLED, message)
+        return events
+
+    def _end(self, running: Running, outcome: str, error_type: str, message: str) -> Sequence[Event]:
+        """End a running attempt by force, and settle it."""
+        step = running.step
+        key = (step.node_id, running.attempt)
+        opened = self.executor.open_spans(*key)
+        self.executor.kill(*key)
+        del self.running[key]
+        if not self.executor.can_kill and running.claimed_ns is not None:
+            self.abandoned[key] = step
+            self.aggregator.warn("abandoned", f"{step.name}: the {self.executor.kind} executor can't end an attempt; it was abandoned and may still be running")
+        return (self._lose(running, opened, self.clock.now_ns(), outcome, error_type, message),)
+
+    def _lose(
+        self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error_type: str, message: str, *, blameless: bool = False
+    ) -> AttemptEnded:
+        """Close what an attempt left open, fold what it had finished, and say that it ended."""
+        step = running.step
+        self.spans.queue_ended(step.index, running.attempt, at_ns)
+        lost = self.spans.lost_attempt(step, running.attempt, running.worker_id, running.span_id, opened, at_ns, outcome, error_type, message)
+        task = next((span for span in lost if span.span_id == running.span_id), None)
+        if task is not None:
+            self.kept[step.index].task_times = (task.start_ns, task.end_ns)
+        self.flush()
+        if running.claimed_ns is not None:
+            own = [
+                span
+                for span in read_spool(self.spool_folder)
+                if span.attributes.get(NODE_ID) == step.node_id and span.attributes.get(EXEC_ATTEMPT) == running.attempt
+            ]
+            self.aggregator.ingest([span for span in own if span.kind != Kind.PHASE])
+            fold_task_spans(self.aggregator, own)
+        return self._ended(running, outcome, ErrorInfo(error_type, message), at_ns, blameless=blameless)

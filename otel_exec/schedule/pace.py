@@ -1,0 +1,28 @@
+"""How often something may be done so that it costs at most a share of the run (requirement B: rewriting costs at most 1 %).
+
+What comes in: instants and measured costs, nanoseconds. What goes out: whether it is due.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Allows an action at most every `interval_ns`, and never so often that its own cost passes `share` of the time.
+
+    Units: nanoseconds.
+    """
+
+    def __init__(self, interval_ns: int, share: float) -> None:
+        self.interval_ns = interval_ns
+        self.share = share
+        self.due_ns = 0
+
+    def due(self, now_ns: int) -> bool:
+        """Return whether it may be done now."""
+        return now_ns >= self.due_ns
+
+    def done(self, began_ns: int, ended_ns: int) -> None:
+        """It was done, and took from `began_ns` to `ended_ns`."""
+        self.due_ns = ended_ns + max(self.interval_ns, int((ended_ns - began_ns) / self.share))

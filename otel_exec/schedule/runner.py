@@ -1,0 +1,317 @@
+"""The runner: obeys the state machine's instructions and tells it what happened.
+
+What comes in: instructions, notices from the executor, signals. What goes out: driver spans, journal lines, and work for the executor.
+It decides nothing about order or outcome (that is `state`), prints nothing (that is the listener) and knows no executor by name.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_exec.execute.base import Beat, Output, WorkerDied, WorkerStopped
+from otel_exec.record import locks
+from otel_exec.record.run_store import JournalLine
+from otel_exec.schedule.attempts import Attempts, Kept
+from otel_exec.schedule.events import CancelRequested, Event, GatesEnded, RunBegan, TimerFired
+from otel_exec.schedule.gates import GateRound
+from otel_exec.schedule.instructions import (
+    CloseLevel,
+    EndRun,
+    Instruction,
+    InterruptRunning,
+    OpenLevel,
+    RecallAll,
+    RunGates,
+    SetTimer,
+    SettleStep,
+    StartStep,
+    Submit,
+)
+from otel_exec.schedule.status_writer import StatusWriter
+from otel_exec.semconv import ERROR_CANCELLED, STATUS_OF_OUTCOME, Outcome, StatusWord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from otel_exec.aggregate.aggregator import Aggregator
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import Executor, Notice, OpenSpan, RunSettings
+    from otel_exec.execute.envelope import ErrorInfo
+    from otel_exec.plan.graph import Plan, Step
+    from otel_exec.record.run_store import RunStore
+    from otel_exec.schedule.driver_spans import DriverSpans
+    from otel_exec.schedule.listener import Listener
+    from otel_exec.schedule.select import Decision
+    from otel_exec.schedule.state import RunState
+    from otel_exec.spans.recorder import Recorder
+
+__all__ = ["Runner", "RunnerParts"]
+
+_NS = 1_000_000_000
+_FAILED = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """Everything that a runner obeys with; made by `launch`."""
+
+    plan: Plan
+    decisions: Sequence[Decision]
+    state: RunState
+    executor: Executor
+    settings: RunSettings
+    spans: DriverSpans
+    recorder: Recorder
+    aggregator: Aggregator
+    store: RunStore
+    clock: Clock
+    listener: Listener
+    spool_folder: str
+    info_of: Callable[[Step], bytes]
+    packed: dict[int, object]
+    keep: Callable[[Runner], None]
+    gates: Sequence[Sequence[str] | str | Callable[[int], object]] = ()
+    grace_s: float = 10.0
+    timeout_s: float | None = None
+
+
+class Runner:
+    """Runs one plan to its end.
+
+    `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index.
+    """
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self.parts = parts
+        self.plan = parts.plan
+        self.beats: dict[str, tuple[OpenSpan, ...]] = {}
+        self.errors: dict[int, ErrorInfo] = {}
+        self.status = StatusWriter(parts.settings, parts.clock, parts.aggregator)
+        self.attempts = Attempts(
+            plan=parts.plan,
+            decisions=parts.decisions,
+            executor=parts.executor,
+            spans=parts.spans,
+            aggregator=parts.aggregator,
+            status=self.status,
+            clock=parts.clock,
+            listener=parts.listener,
+            spool_folder=parts.spool_folder,
+            packed=parts.packed,
+            info_of=parts.info_of,
+            write=self._write,
+            flush=self._flush,
+            set_timer=lambda at_ns, index, attempt: self._timer(at_ns, "attempt", index, attempt),
+        )
+        self._index = {step.node_id: step.index for step in parts.plan.steps}
+        self._timers: list[tuple[int, int, str, int, int]] = []
+        self._sequence = itertools.count()
+        self._journal: list[JournalLine] = []
+        self._failed_levels: set[int] = set()
+        self._gate_round: GateRound | None = None
+        self._cancel_asked: str | None = None
+        self._at_once = False
+        self._ended: EndRun | None = None
+
+    def run(self) -> str:
+        """Run the plan; returns the run's outcome. Interrupts arrive through `cancel`."""
+        parts = self.parts
+        start_ns = parts.spans.start_ns
+        self._write(JournalLine(start_ns, "began"))
+        self._tell([RunBegan(start_ns)])
+        if parts.settings.use_locks:
+            self._timer(start_ns + int(locks.HEARTBEAT_S * _NS), "locks")
+        if parts.timeout_s is not None:
+            self._timer(start_ns + int(parts.timeout_s * _NS), "run")
+        self._flush()
+        while self._ended is None:
+            for notice in parts.executor.poll(self._poll_timeout()):
+                self._take(notice)
+            self._cancel()
+            self._fire()
+            if self._gate_round is not None and self._gate_round.ended:
+                self._gates_ended(self._gate_round)
+            self._flush()
+            parts.keep(self)
+            parts.listener.tick(self, parts.clock.now_ns())
+        return self._ended.outcome
+
+    def cancel(self, reason: str) -> None:
+        """Ask the run to end (`interrupt`, `terminate` or `timeout`); safe in a signal handler. A second call ends what runs at once."""
+        if self._cancel_asked is None:
+            self._cancel_asked = reason
+        else:
+            self._at_once = True
+        self.parts.executor.wake()
+
+    def close(self) -> None:
+        """Stop the workers; what they say last is taken in."""
+        for notice in self.parts.executor.stop(0.0 if self._at_once else self.parts.grace_s):
+            self._take(notice)
+        self._flush()
+
+    # Events.
+
+    def _tell(self, events: Iterable[Event]) -> None:
+        """Tell the state what happened and obey what follows; obeying may itself make events, told in turn."""
+        queue = deque(events)
+        while queue:
+            for instruction in self.parts.state.handle(queue.popleft()):
+                queue.extend(self._obey(instruction))
+
+    def _take(self, notice: Notice) -> None:
+        if isinstance(notice, Beat):
+            self.beats[notice.worker_id] = notice.open_spans
+        elif isinstance(notice, Output):
+            self.parts.listener.output(self.plan.steps[self._index[notice.node_id]].name, notice.text)
+        else:
+            if isinstance(notice, (WorkerStopped, WorkerDied)):
+                self.beats.pop(notice.worker_id, None)
+            events = self.attempts.take(notice)
+            if self._ended is None:
+                self._tell(events)
+
+    def _cancel(self) -> None:
+        if self._cancel_asked is not None and self.attempts.cancelling is None:
+            self.attempts.cancelling = self._cancel_asked
+            now_ns = self.parts.clock.now_ns()
+            self._write(JournalLine(now_ns, "cancel", cause=self._cancel_asked))
+            if self._gate_round is not None:
+                self._gate_round.stop()
+            self._tell([CancelRequested(now_ns, self._cancel_asked)])
+        if self._at_once and self._ended is None:
+            self._tell(self.attempts.end_all())
+
+    def _gates_ended(self, gate_round: GateRound) -> None:
+        self._gate_round = None
+        for result in gate_round.results:
+            span_id = self.parts.spans.gate(result)
+            self._write(JournalLine(result.end_ns, "gate", outcome=result.outcome, span=span_id, data={"output": result.output or None}))
+        if self._ended is None:
+            self._tell([GatesEnded(self.parts.clock.now_ns(), gate_round.level, gate_round.passed)])
+
+    # Timers.
+
+    def _timer(self, at_ns: int, why: str, index: int = -1, attempt: int = 0) -> None:
+        heapq.heappush(self._timers, (at_ns, next(self._sequence), why, index, attempt))
+
+    def _poll_timeout(self) -> float:
+        """Return seconds until the next timer, a second at most: then progress is shown and status written."""
+        if self._cancel_asked is not None and self.attempts.cancelling is None:
+            return 0.0
+        if not self._timers:
+            return 1.0
+        return min(1.0, max(0.0, (self._timers[0][0] - self.parts.clock.now_ns()) / _NS))
+
+    def _fire(self) -> None:
+        timers = self._timers
+        now_ns = self.parts.clock.now_ns()
+        while timers and timers[0][0] <= now_ns and self._ended is None:
+            _, _, why, index, attempt = heapq.heappop(timers)
+            if why == "state":
+                self._tell([TimerFired(now_ns, index)])
+            elif why == "attempt":
+                self._tell(self.attempts.time_out(index, attempt))
+            elif why == "grace":
+                self._tell(self.attempts.end_all())
+            elif why == "locks":
+                self._timer(now_ns + int(locks.HEARTBEAT_S * _NS), "locks")
+                self._tell(self.attempts.heartbeat())
+            elif self._cancel_asked is None:
+                self._cancel_asked = "timeout"
+                self._cancel()
+
+    # Instructions.
+
+    def _obey(self, instruction: Instruction) -> Sequence[Event]:
+        """Do what the state says; returns what happened by doing so."""
+        parts = self.parts
+        if isinstance(instruction, Submit):
+            self.attempts.submit(instruction)
+        elif isinstance(instruction, SettleStep):
+            self._settle(instruction)
+        elif isinstance(instruction, StartStep):
+            index = instruction.index
+            self.attempts.kept[index] = Kept()
+            parts.spans.open_step(index, instruction.at_ns)
+            self._write(JournalLine(instruction.at_ns, "created", node=self.plan.steps[index].node_id, span=parts.spans.step_span_ids[index]))
+        elif isinstance(instruction, OpenLevel):
+            parts.spans.open_level(instruction.level, instruction.at_ns)
+        elif isinstance(instruction, CloseLevel):
+            outcome = Outcome.FAILURE if instruction.level in self._failed_levels else Outcome.SUCCESS
+            parts.spans.close_level(instruction.level, instruction.at_ns, outcome)
+        elif isinstance(instruction, SetTimer):
+            if instruction.why == "backoff":
+                kept = self.attempts.kept[instruction.index]
+                record = parts.aggregator.steps[self.plan.steps[instruction.index].node_id]
+                delay_ns = instruction.at_ns - (kept.ended_ns or instruction.at_ns)
+                parts.listener.retry(self.plan.steps[instruction.index], len(record.attempts), delay_ns, kept.error)
+            self._timer(instruction.at_ns, "state", instruction.index)
+        elif isinstance(instruction, RunGates):
+            self._gate_round = GateRound(parts.gates, instruction.level, parts.clock, parts.executor.wake)
+        elif isinstance(instruction, RecallAll):
+            return self.attempts.recall()
+        elif isinstance(instruction, InterruptRunning):
+            self.attempts.cancelling = self.attempts.cancelling or "fail_fast"
+            self.attempts.interrupt_all()
+            self._timer(parts.clock.now_ns() + int(parts.grace_s * _NS), "grace")
+        else:
+            self._ended = instruction
+            self._write(JournalLine(instruction.at_ns, "ended_run", outcome=instruction.outcome))
+        return ()
+
+    def _settle(self, instruction: SettleStep) -> None:
+        index, at_ns, outcome, cause = instruction.index, instruction.at_ns, instruction.outcome, instruction.cause
+        step = self.plan.steps[index]
+        kept = self.attempts.kept.pop(index, None) or Kept()
+        spans = self.parts.spans
+        spans.queue_ended(index, max(1, instruction.attempts), at_ns)
+        spans.wait_ended(index, at_ns)
+        error = kept.error if outcome != Outcome.SUCCESS else None
+        message = error.message if error is not None else ""
+        if cause == "upstream_failed" and instruction.by is not None:
+            message = f"{self.plan.steps[instruction.by].name} failed"
+        if kept.ended_ns is not None and outcome == Outcome.CANCELLATION:  # cancelled while it backed off
+            spans.backoff(index, instruction.attempts, kept.ended_ns, at_ns)
+        if outcome in _FAILED:
+            if error is not None:
+                self.errors[index] = error
+            if step.level is not None:
+                self._failed_levels.add(step.level)
+        self._last_event(step, kept, instruction, message)
+        error_type = error.type if error is not None else ERROR_CANCELLED if outcome == Outcome.CANCELLATION else None
+        spans.close_step(index, at_ns, outcome, cause, self.parts.decisions[index], error_type, message)
+        self._write(JournalLine(at_ns, "settled", node=step.node_id, outcome=outcome, cause=cause or None))
+        attempts = self.parts.aggregator.steps[step.node_id].attempts
+        self.parts.listener.settled(step, outcome, cause, attempts[-1].execution_ns if attempts else None, error)
+
+    def _last_event(self, step: Step, kept: Kept, instruction: SettleStep, message: str) -> None:
+        """Write the last event of a step where no worker did, and let its lock go."""
+        span_id = self.parts.spans.step_span_ids[step.index]
+        if kept.locked:
+            self.status.event(step, span_id, STATUS_OF_OUTCOME[Outcome(instruction.outcome)], message, kept.task_times)
+            if not any(key[0] == step.node_id for key in self.attempts.abandoned):
+                self.status.release(step)
+        elif instruction.cause in {"upstream_failed", "gate_failed"}:
+            self.status.event(step, span_id, StatusWord.DEP_FAILED, message)
+        elif instruction.outcome == Outcome.CANCELLATION and instruction.attempts == 0:
+            self.status.event(step, span_id, StatusWord.CANCELLED, "cancelled before it started")
+
+    # Writing.
+
+    def _write(self, line: JournalLine) -> None:
+        self._journal.append(line)
+        self.parts.aggregator.transition(line)
+
+    def _flush(self) -> None:
+        """Write finished spans, then the transitions that they belong to: one system call each."""
+        finished = self.parts.spans.take()
+        if finished:
+            self.parts.recorder.finish(finished)
+        if self._journal:
+            lines, self._journal = self._journal, []
+            self.parts.store.journal(lines)

@@ -1,0 +1,72 @@
+"""The driver's hand in step files: the events that no worker can write, and the locks that no worker lets go.
+
+What comes in: steps, words, instants. What goes out: lines in `.executor_status`, released locks. A file that can't be written is a warning of the record:
+it never changes an outcome.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otel_exec.clock import to_iso
+from otel_exec.errors import RecordError
+from otel_exec.record import locks
+from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder
+
+if TYPE_CHECKING:
+    from otel_exec.aggregate.aggregator import Aggregator
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import RunSettings
+    from otel_exec.plan.graph import Step
+    from otel_exec.semconv import StatusWord
+
+__all__ = ["StatusWriter"]
+
+
+class StatusWriter:
+    """Writes for one run."""
+
+    def __init__(self, settings: RunSettings, clock: Clock, aggregator: Aggregator) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._aggregator = aggregator
+
+    def event(self, step: Step, span_id: str, word: StatusWord, message: str | None, times: tuple[int, int] | None = None) -> None:
+        """Append an event; `times` are started and completed, nanoseconds since the Unix epoch, where the function was called."""
+        if step.output_path is None:
+            return
+        event = StatusEvent(
+            date=to_iso(self._clock.now_ns()) or "",
+            status=word.value,
+            message=message or None,
+            task_id=step.node_id,
+            execution_start_time=times[0] / 1e9 if times else None,
+            execution_end_time=times[1] / 1e9 if times else None,
+            exec_id=self._settings.exec_id,
+            trace_id=self._settings.trace_id,
+            span_id=span_id,
+        )
+        try:
+            make_output_folder(step.output_path)
+            append_event(step.output_path, event)
+        except RecordError as error:
+            self._aggregator.warn("status_not_written", str(error))
+
+    def renew(self, step: Step) -> bool:
+        """Renew the step's lock; `False` when it is no longer ours. A lock that can't be reached is a warning: it may be ours still."""
+        if step.output_path is None:
+            return True
+        try:
+            return locks.heartbeat(step.output_path, self._settings.lock_holder)
+        except RecordError as error:
+            self._aggregator.warn("lock_not_renewed", str(error))
+            return True
+
+    def release(self, step: Step) -> None:
+        """Let the step's lock go, if it is ours."""
+        if step.output_path is None or not self._settings.use_locks:
+            return
+        try:
+            locks.release(step.output_path, self._settings.lock_holder)
+        except RecordError as error:
+            self._aggregator.warn("lock_not_released", str(error))

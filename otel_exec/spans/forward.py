@@ -1,0 +1,102 @@
+"""Our spans through the application's own provider: what `run(tracer_provider=...)` asks for.
+
+What comes in: a run's spool and an OpenTelemetry SDK `TracerProvider`. What goes out: each span of the spool, once, given to that provider's span processors
+as a finished span with our ids and times. Reads the same files as the exporter does, in a thread of its own; never touches a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from otel_exec.spans.spool import decode_line
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+
+    from otel_exec.spans.span_record import SpanRecord
+
+__all__ = ["SpoolForwarder", "readable"]
+
+_INTERVAL_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+def readable(record: SpanRecord, resource: Any, scope: Any) -> ReadableSpan:
+    """Return a finished SDK span with the record's ids, times, attributes and links."""
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+    from opentelemetry.trace.span import TraceState
+
+    def context(trace_id: str, span_id: str) -> SpanContext:
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(record.flags & 0xFF), trace_state=state)
+
+    state = TraceState.from_header([record.trace_state] if record.trace_state else [])
+    attributes = dict(record.attributes)
+    if record.kind:
+        attributes["exec.kind"] = record.kind
+    return ReadableSpan(
+        name=record.name,
+        context=context(record.trace_id, record.span_id),
+        parent=context(record.trace_id, record.parent_span_id) if record.parent_span_id else None,
+        resource=resource,
+        attributes=attributes,
+        events=[Event(name, event_attributes, at_ns) for at_ns, name, event_attributes in record.events],
+        links=[Link(context(link.trace_id, link.span_id), {"exec.edge": link.edge}) for link in record.links],
+        kind=list(SpanKind)[max(0, record.span_kind - 1)],
+        status=Status((StatusCode.UNSET, StatusCode.OK, StatusCode.ERROR)[record.status], record.status_message or None if record.status == 2 else None),
+        start_time=record.start_ns,
+        end_time=record.end_ns,
+        instrumentation_scope=scope,
+    )
+
+
+class SpoolForwarder:
+    """Follows a run's spool and gives its spans to a provider.
+
+    Args:
+        folder: the run's `spans` folder.
+        provider: an SDK `TracerProvider`; it is not shut down here, since it is not ours.
+    """
+
+    def __init__(self, folder: str, provider: TracerProvider) -> None:
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        self._folder = folder
+        self._provider = provider
+        self._scope = InstrumentationScope("otel_exec")
+        self._positions: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="otel_exec forwarder", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Give the provider what is left; its own processors decide when that is sent."""
+        self._stop.set()
+        self._thread.join()
+        self._forward()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            self._forward()
+
+    def _forward(self) -> None:
+        try:
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(".jsonl"))
+        except OSError:
+            return
+        processor = self._provider._active_span_processor
+        for name in names:
+            with open(os.path.join(self._folder, name), "rb") as file:
+                file.seek(self._positions.get(name, 0))
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._positions[name] = self._positions.get(name, 0) + len(whole)
+            for line in whole.splitlines():
+                try:
+                    for record in decode_line(line):
+                        processor.on_end(readable(record, self._provider.resource, self._scope))
+                except Exception as error:  # telemetry never changes an outcome
+                    _log.warning("a span could not be given to the tracer provider: %s", error)
