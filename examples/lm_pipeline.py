@@ -386,10 +386,14 @@ def _tokenize(config: TokenizeConfig) -> None:
     shards = sorted(Path(config.train_path).glob("*.jsonl"))
     jobs = [ShardJob(str(shard), config.tokenizer_path, str(output / "train" / f"{shard.stem}.u16")) for shard in shards]
     jobs.append(ShardJob(config.test_path, config.tokenizer_path, str(output / "test.u16")))
-    *train, test = map_tasks(_tokenize_shard, jobs)
-    counts = {"train": {key: sum(count[key] for count in train) for key in ("documents", "bytes", "tokens")}, "test": test}
-    (output / "counts.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
-    print(f"{counts['train']['tokens']:,} tokens, {counts['train']['bytes'] / counts['train']['tokens']:.2f} bytes each")
+    *parts, test = map_tasks(_tokenize_shard, jobs)
+    train: ShardCount = {
+        "documents": sum(part["documents"] for part in parts),
+        "bytes": sum(part["bytes"] for part in parts),
+        "tokens": sum(part["tokens"] for part in parts),
+    }
+    (output / "counts.json").write_text(json.dumps({"train": train, "test": test}, indent=1), encoding="utf-8")
+    print(f"{train['tokens']:,} tokens, {train['bytes'] / train['tokens']:.2f} bytes each")
 
 
 # --- Library: model --------------------------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from otel_exec.plan.refs import StepRef as StepRef
     from otel_exec.plan.refs import output as output
     from otel_exec.plan.refs import versioned as versioned
-    from otel_exec.plan.tracer import DeferredCall as DeferredCall
-    from otel_exec.plan.tracer import deferred as deferred
+    from otel_exec.plan.frame import DeferredCall as DeferredCall
+    from otel_exec.plan.step import deferred as deferred
     from otel_exec.plan.step import step as step
     from otel_exec.record.model import RunRecord as RunRecord
     from otel_exec.spans.phases import phase as phase
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ConfigError": "errors",
-    "DeferredCall": "plan.tracer",
+    "DeferredCall": "plan.frame",
     "FanOutError": "errors",
     "Mistake": "errors",
     "OtelExecError": "errors",
@@ -50,7 +50,7 @@ _HOME = {
     "StepRef": "plan.refs",
     "StepsFailed": "errors",
     "UsageError": "errors",
-    "deferred": "plan.tracer",
+    "deferred": "plan.step",
     "executor_main": "launch",
     "map_tasks": "execute.fan_out",
     "output": "plan.refs",
