@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from otel_exec.complete import read_run as read_run
     from otel_exec.errors import ConfigError as ConfigError
     from otel_exec.errors import FanOutError as FanOutError
     from otel_exec.errors import Mistake as Mistake
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
     from otel_exec.errors import RecordError as RecordError
     from otel_exec.errors import StepsFailed as StepsFailed
     from otel_exec.errors import UsageError as UsageError
-    from otel_exec.complete import read_run as read_run
     from otel_exec.execute.fan_out import map_tasks as map_tasks
     from otel_exec.launch import executor_main as executor_main
     from otel_exec.launch import run as run
     from otel_exec.plan.refs import StepRef as StepRef
-    from otel_exec.plan.refs import output as output
     from otel_exec.plan.refs import versioned as versioned
-    from otel_exec.plan.frame import DeferredCall as DeferredCall
+    from otel_exec.plan.step import DeferredCall as DeferredCall
     from otel_exec.plan.step import deferred as deferred
+    from otel_exec.plan.step import output as output
     from otel_exec.plan.step import step as step
     from otel_exec.record.model import RunRecord as RunRecord
     from otel_exec.spans.phases import phase as phase
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ConfigError": "errors",
-    "DeferredCall": "plan.frame",
+    "DeferredCall": "plan.step",
     "FanOutError": "errors",
     "Mistake": "errors",
     "OtelExecError": "errors",
@@ -53,7 +53,7 @@ _HOME = {
     "deferred": "plan.step",
     "executor_main": "launch",
     "map_tasks": "execute.fan_out",
-    "output": "plan.refs",
+    "output": "plan.step",
     "phase": "spans.phases",
     "read_run": "complete",
     "run": "launch",
@@ -61,7 +61,7 @@ _HOME = {
     "versioned": "plan.refs",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str) -> object:
