@@ -6,6 +6,7 @@ What comes in: transitions. What goes out: lines, and the transitions again, als
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,7 @@ class JournalLine(msgspec.Struct, omit_defaults=True):
     cause: str | None = None
     span: str | None = None
     error: dict[str, str | None] | None = None
-    data: dict[str, object] | None = None
+    data: dict[str, Any] | None = None
 
 
 class Journal:

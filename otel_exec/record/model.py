@@ -1,7 +1,8 @@
 """The record of a run: run.json and its kin, declared once.
 
-What comes in: numbers and words. What goes out: msgspec structs; the JSON Schemas beside this file are generated from them (`python -m otel_exec.record.model`).
-Keys are promises (requirement H): they stay, new ones may come, unknown ones are kept by whoever rewrites a file. Unknown values are `null`.
+What comes in: numbers and words. What goes out: msgspec structs; the JSON Schemas beside this file are generated from them (`python -m otel_exec.record.schema`).
+Keys are promises (requirement H): they stay, new ones may come. Every key is written, `null` where nothing is known. Readers pass over keys that they don't know;
+nothing rewrites a file from what it read of it, so none is lost: a run's record is always made whole, from its plan, journal and spans.
 
 Units: `*_ns` integer nanoseconds; instants `*_ns` count from the run's start (`start_time_unix_nano`, a string of nanoseconds since the Unix epoch);
 `*_time` and `*_at` are ISO 8601 UTC with microseconds; `*_seconds` floats; `*_ms` milliseconds; `*_bytes` bytes.
@@ -311,7 +312,7 @@ class OpenRecord(msgspec.Struct):
 
 
 class StatusRecord(msgspec.Struct):
-    """status.json: small and live. `pid` and `driver` (a lock holder's id) tell readers whether the driver still lives."""
+    """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives."""
 
     schema_version: str
     exec_id: str

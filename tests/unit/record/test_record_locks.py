@@ -244,6 +244,36 @@ def test_a_stopped_process_does_not_hold_everyone_up(tmp_path, monkeypatch):
     assert locks.acquire(str(tmp_path), US).taken_over_from == THEM
 
 
+def test_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    """Who waited for a stale lock's file while it was taken over, released and made anew by others looks at the new one, not at the file that it still has open."""
+    put(str(tmp_path), lock("dead", locks.STALE_S + 5))
+    real = locks._try_flock
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(locks, "_try_flock", real)
+        os.unlink(f"{tmp_path}/.executor_status.lock")
+        put(str(tmp_path), lock(THEM))
+        return real(descriptor)
+
+    monkeypatch.setattr(locks, "_try_flock", meanwhile)
+    assert locks.acquire(str(tmp_path), US).holder == THEM
+    assert locks.peek(str(tmp_path)) == THEM
+
+
+def test_a_creator_that_slept_does_not_write_over_its_successor(tmp_path, monkeypatch):
+    """Who created a lock and was stopped before it wrote its name finds that another has rightly taken it over."""
+    real = locks._try_flock
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(locks, "_try_flock", real)
+        put(str(tmp_path), lock(THEM))
+        return real(descriptor)
+
+    monkeypatch.setattr(locks, "_try_flock", meanwhile)
+    assert locks.acquire(str(tmp_path), US).holder == THEM
+    assert locks.peek(str(tmp_path)) == THEM
+
+
 def id_of_a_dead_process():
     """Return the worker id of a process that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
