@@ -61,7 +61,29 @@ _HOME = {
     "versioned": "plan.refs",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "ConfigError",
+    "DeferredCall",
+    "FanOutError",
+    "Mistake",
+    "OtelExecError",
+    "PlanError",
+    "RecordError",
+    "RunRecord",
+    "StepRef",
+    "StepsFailed",
+    "UsageError",
+    "__version__",
+    "deferred",
+    "executor_main",
+    "map_tasks",
+    "output",
+    "phase",
+    "read_run",
+    "run",
+    "step",
+    "versioned",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -113,6 +113,7 @@ def test_the_door_names_each_thing_once_for_types_and_once_for_use():
             for alias in node.names:
                 typed[alias.asname] = node.module.removeprefix("otel_exec.")
     assert typed == otel_exec._HOME
+    assert set(otel_exec.__all__) == {*typed, "__version__"}
 
 
 def test_every_public_name_is_there_and_says_what_it_is():
