@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import deque
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Final
@@ -42,13 +41,14 @@ def encode_value(value: object) -> str:
 
 
 class ConfigEntry:
-    """One key's value in an identity: its exact JSON, and the value as it is recorded (masked, JSON-safe)."""
+    """One key's value in an identity: its exact JSON, and the value as it is recorded (masked, JSON-safe). `exact`: the two say the same."""
 
-    __slots__ = ("recorded", "text")
+    __slots__ = ("exact", "recorded", "text")
 
-    def __init__(self, text: str, recorded: object) -> None:
+    def __init__(self, text: str, recorded: object, *, exact: bool | None = None) -> None:
         self.text = text
         self.recorded = recorded
+        self.exact = _encode(recorded) == text if exact is None else exact
 
 
 class Version:
@@ -99,7 +99,7 @@ class Version:
         if self.compact:
             self.size = fixed + _DIGEST_SIZE * len(below)
         # Whether what is recorded is the hashed text itself: no secret, nothing that strict JSON can't hold.
-        self.exact = all(_same(entry) for entry in config.values()) and (self.compact or all(version.exact for version in below))
+        self.exact = all(entry.exact for entry in config.values()) and (self.compact or all(version.exact for version in below))
         self.md5 = hashlib.md5(self.text(), usedforsecurity=False).hexdigest()
 
     @property
@@ -194,13 +194,3 @@ def _keep(version: Version, slot: str, text: bytes) -> None:
 
 def _object(texts: Mapping[str, str]) -> bytes:
     return ("{" + ", ".join(f"{encode_basestring_ascii(key)}: {texts[key]}" for key in sorted(texts)) + "}").encode("ascii")
-
-
-def _same(entry: ConfigEntry) -> bool:
-    recorded = entry.recorded
-    kind = type(recorded)
-    if kind is str or kind is int or kind is bool or recorded is None:
-        return encode_value(recorded) == entry.text
-    if kind is float:
-        return math.isfinite(recorded) and encode_value(recorded) == entry.text  # type: ignore[arg-type]  # its type was compared by identity
-    return _encode(recorded) == entry.text

@@ -132,7 +132,9 @@ class ConfigWalk:
         if key in self.entries:
             self._mistake(f"two config values have the identity key {key!r}", "rename the dict key that has a dot or a bracket in it")
         recorded = MASK if secret and value is not None else mask(to_json(value))
-        self.entries[key] = ConfigEntry(text, recorded)
+        # Most values are recorded as they are; only others need a second encoding to see whether that says the same.
+        exact = True if recorded is value and type(value) in (str, int, bool) else None
+        self.entries[key] = ConfigEntry(text, recorded, exact=exact)
 
     def _child(self, name: str, value: object, key: str, *, secret: bool) -> object:
         kind = type(value)
