@@ -6,7 +6,6 @@ What lies under a prefix may have been put there by anyone: names that are no na
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 
@@ -190,6 +189,8 @@ def _unknown(run: str, prefix: str, ids: list[str], experiments: list[str]) -> s
     """Return the sentence for a word that names nothing."""
     if not ids:
         return f"there is no run of that name: there are no runs under {prefix} at all; give a run.json or a prefix"
+    import difflib
+
     close = difflib.get_close_matches(run, [*experiments, *ids], n=3)
     guess = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     names = ", ".join(map(repr, experiments[:_LISTED])) + (", ..." if len(experiments) > _LISTED else "")

@@ -7,8 +7,6 @@ How records are read and runs found again stands in `record_file.py`, `journal.p
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
@@ -43,6 +41,8 @@ class RunStore:
         self.run_folder = storage.join(prefix, *RUNS, exec_id)
         try:
             if self._remote:
+                import tempfile
+
                 storage.make_folder(self.run_folder)
                 self.folder = tempfile.mkdtemp(prefix=f"{exec_id}-")
             else:
@@ -107,6 +107,8 @@ class RunStore:
         except OSError as error:
             said = storage.refused(self.run_folder, "written", error).reason
             raise RecordError(self.run_folder, f"{said}; the run's files are kept in {self.folder}") from error
+        import shutil
+
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
