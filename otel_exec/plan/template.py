@@ -70,7 +70,8 @@ def fill(template: str, arguments: Mapping[str, object], *, look_for_references:
         return template.format(**arguments)
     except KeyError as error:
         name = str(error.args[0]) if error.args else ""
-        if name in arguments:  # a key inside an argument: {config[missing]}
+        roots = _roots(template)
+        if name in arguments or (roots is not None and name not in roots):  # a key inside an argument: {config[missing]}
             raise TemplateFault(f"there is no {name!r} in an argument", name) from None
         raise TemplateFault(f"unknown placeholder {name!r}", name, unknown=True) from None
     except IndexError:
