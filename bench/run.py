@@ -1,0 +1,28 @@
+"""All benchmarks, one after another: `make bench`. Each can be run by itself and says how in its first lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_ALL = (
+    ("steps that do nothing, beside peers", ["steps.py"]),
+    ("steps of 20 ms: what is added to the work", ["steps.py", "--seconds", "0.02", "--rounds", "3", "--only", "otel_exec", "concurrent.futures"]),
+    ("cost a step at 20,000 steps over 1,000", ["steps.py", "--scale", "20000", "--rounds", "3"]),
+    ("start-up", ["start_up.py"]),
+    ("export", ["export_throughput.py"]),
+)
+
+
+def main() -> None:
+    for title, argv in _ALL:
+        print(f"\n{title}\n{'-' * len(title)}", flush=True)
+        script, *rest = argv
+        if os.path.exists(os.path.join(_HERE, script)):
+            subprocess.run([sys.executable, os.path.join(_HERE, script), *rest], check=False)
+
+
+if __name__ == "__main__":
+    main()
