@@ -8,11 +8,11 @@ import sys
 
 from otel_exec.cli.parser import Parser, positive
 from otel_exec.cli.records import prefix_of, run_line
-from otel_exec.cli.terminal import COLOUR_CHOICES, look_of
 from otel_exec.errors import RecordError
 from otel_exec.record.find import list_runs
 from otel_exec.report.runs import runs
 from otel_exec.report.summary_record import RunLine
+from otel_exec.report.terminal import COLOUR_CHOICES, look_of
 
 __all__ = ["execute", "parser"]
 

@@ -8,8 +8,8 @@ import sys
 
 from otel_exec.cli.parser import Parser, positive
 from otel_exec.cli.records import load, trace_url_of
-from otel_exec.cli.terminal import COLOUR_CHOICES, look_of
 from otel_exec.report.summary import SORTS, summary
+from otel_exec.report.terminal import COLOUR_CHOICES, look_of
 
 __all__ = ["execute", "parser"]
 

@@ -59,7 +59,7 @@ def _body(section: Section, look: Look) -> list[str]:
         lines += _fact_lines(facts, look)
     for table in (section.drawn, section.table):
         if table is not None and table.in_text and table.rows:
-            lines += table_lines(table, look)
+            lines += table_lines(table, look, indent="" if section.top else _INDENT)
         if table is not None and table.more:
             lines += [look.styled(_INDENT + line, "dim") for line in wrap(look.text(table.more), inner)]
     for entry in section.entries:
@@ -93,7 +93,7 @@ def _entry_lines(entry: Entry, look: Look) -> list[str]:
     return lines
 
 
-def table_lines(table: Table, look: Look) -> list[str]:
+def table_lines(table: Table, look: Look, *, indent: str = _INDENT) -> list[str]:
     """Return the table's lines: a header, unless it has none, then a line a row, each in the width."""
     kept = [i for i, column in enumerate(table.columns) if column.kind != "json" and not (column.sparse and all(row[i] in (None, "", 0) for row in table.rows))]
     columns = [table.columns[i] for i in kept]
@@ -102,13 +102,13 @@ def table_lines(table: Table, look: Look) -> list[str]:
     natural = [
         max([_least(column), display_width(column.title) if table.header else 0, *(display_width(row[i]) for row in cells)]) for i, column in enumerate(columns)
     ]
-    shown, widths, gap = _fit(columns, natural, look.width - len(_INDENT))
+    shown, widths, gap = _fit(columns, natural, look.width - len(indent))
     lines = []
     if table.header:
         titles = [
             pad(shorten(columns[i].title, width, look.signs.ellipsis), width, right=columns[i].kind in _RIGHT) for i, width in zip(shown, widths, strict=True)
         ]
-        lines.append(look.styled(_INDENT + gap.join(titles).rstrip(), "dim"))
+        lines.append(look.styled(indent + gap.join(titles).rstrip(), "dim"))
     for row, texts in zip(values, cells, strict=True):
         parts = []
         for i, width in zip(shown, widths, strict=True):
@@ -120,7 +120,7 @@ def table_lines(table: Table, look: Look) -> list[str]:
             if i == shown[-1]:
                 text = text.rstrip()
             parts.append(look.styled(text, OUTCOME_STYLES.get(str(row[i]), "")) if column.kind == "outcome" else text)
-        lines.append((_INDENT + gap.join(parts)).rstrip())
+        lines.append((indent + gap.join(parts)).rstrip())
     return lines
 
 

@@ -17,12 +17,16 @@ FAILURES = frozenset({"failure", "timeout", "error"})
 
 
 class StepCounts(msgspec.Struct, frozen=True):
-    """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet."""
+    """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet.
+
+    `failed` includes those whose failure is an earlier run's, which were not to be run again; these are `failed_before`.
+    """
 
     total: int = 0
     ran: int = 0
     succeeded: int = 0
     failed: int = 0
+    failed_before: int = 0
     cancelled: int = 0
     cached: int = 0
     not_run: int = 0
@@ -53,7 +57,7 @@ def total_ns(step: AnyStep) -> int | None:
 
 def count_steps(record: AnyRecord) -> StepCounts:
     """Return how many steps came to what."""
-    tally: dict[str, int] = dict.fromkeys(("total", "ran", "succeeded", "failed", "cancelled", "cached", "not_run", "open", "groups"), 0)
+    tally: dict[str, int] = dict.fromkeys(StepCounts.__struct_fields__, 0)
     for step in record.steps:
         if step.group:
             tally["groups"] += 1
@@ -70,6 +74,7 @@ def count_steps(record: AnyRecord) -> StepCounts:
         elif step.outcome in FAILURES:
             tally["ran"] += ran
             tally["failed"] += 1
+            tally["failed_before"] += not ran
         elif step.outcome == "cancellation" and ran:
             tally["ran"] += 1
             tally["cancelled"] += 1
@@ -91,10 +96,17 @@ def reached(counts: StepCounts) -> str:
     if not counts.total:
         return "none"
     ran = f"{counts.ran:,} ran"
-    inside = [f"{number:,} {word}" for number, word in ((counts.failed, "failed"), (counts.cancelled, "cancelled")) if number]
+    inside = [f"{number:,} {word}" for number, word in ((counts.failed - counts.failed_before, "failed"), (counts.cancelled, "cancelled")) if number]
     if inside:
         ran += f" ({', '.join(inside)})"
-    parts = [ran, *(f"{number:,} {word}" for number, word in ((counts.cached, "cached"), (counts.not_run, "not run"), (counts.open, "not done yet")) if number)]
+    parts = [
+        ran,
+        *(
+            f"{number:,} {word}"
+            for number, word in ((counts.failed_before, "failed before"), (counts.cached, "cached"), (counts.not_run, "not run"), (counts.open, "not done yet"))
+            if number
+        ),
+    ]
     return f"{counts.total:,}: {', '.join(parts)}"
 
 

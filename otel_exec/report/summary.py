@@ -18,12 +18,12 @@ from otel_exec.report.summary_steps import critical_path_section, steps_section
 from otel_exec.report.table import Column, Fact, Section, Table
 from otel_exec.report.wall import PARTS
 
-__all__ = ["SORTS", "SUMMARY_SCHEMA_VERSION", "outcome_phrase", "summary", "trace_address"]
+__all__ = ["PART_TITLES", "SORTS", "SUMMARY_SCHEMA_VERSION", "outcome_phrase", "summary", "trace_address"]
 
 SUMMARY_SCHEMA_VERSION = "1.0"
 SORTS = ("start", "duration", "name")
 
-_PART_TITLES = {
+PART_TITLES = {
     "executing": "executing",
     "verifying": "verifying",
     "storing": "storing",
@@ -157,7 +157,7 @@ def _wall(record: AnyRecord) -> Section:
         for part, part_ns, tenths in zip(PARTS, parts, shares_of_whole(parts), strict=True):
             rows.append((part, part_ns, part_ns / record.duration_ns, None))
             if part_ns:
-                shown.append((_PART_TITLES[part], part_ns, tenths, part_ns / record.duration_ns))
+                shown.append((PART_TITLES[part], part_ns, tenths, part_ns / record.duration_ns))
     said = tuple((title, part_ns, f"{tenths // 10}.{tenths % 10}%" if tenths else "<0.1%", share) for title, part_ns, tenths, share in shown)
     text_columns = (columns[0], columns[1], Column("share", "", "right"), columns[3])
     return Section(

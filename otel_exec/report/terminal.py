@@ -1,6 +1,6 @@
 """What the stream that we write to can show: width, signs, colour.
 
-What comes in: a stream, the flags and the environment. What goes out: a `Look`.
+What comes in: a stream, the flags and the environment, all as arguments. What goes out: a `Look`. Nothing is written here.
 A pipe or a file gets plain text: 80 columns unless told otherwise, signs of ASCII, no colour unless told so (https://no-color.org; `--color` is stronger).
 """
 
@@ -32,7 +32,7 @@ def look_of(stream: TextIO, environ: Mapping[str, str], *, width: int | None = N
     terminal = stream.isatty()
     dumb = environ.get("TERM") == "dumb"
     coloured = colour == "always" or (colour == "auto" and terminal and not dumb and not environ.get("NO_COLOR"))
-    signs = UNICODE if terminal and _shows(encoding, "".join(UNICODE.__getattribute__(field) for field in UNICODE.__struct_fields__)) else ASCII
+    signs = UNICODE if terminal and _shows(encoding, "".join(getattr(UNICODE, field) for field in UNICODE.__struct_fields__)) else ASCII
     return Look(width=max(_LEAST_WIDTH, width or _columns(stream, environ, terminal=terminal)), encoding=encoding, signs=signs, colour=coloured)
 
 

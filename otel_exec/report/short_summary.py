@@ -1,0 +1,88 @@
+"""The short form of the summary: what `python exp.py` ends with.
+
+What comes in: a whole record. What goes out: some ten lines: what it came to, where the time went, what took longest, where to read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from otel_exec.report.as_text import as_text
+from otel_exec.report.durations import duration_text, share_text
+from otel_exec.report.look import Look
+from otel_exec.report.steps import count_steps, execution_ns, labels, longest, reached
+from otel_exec.report.summary import PART_TITLES, outcome_phrase, trace_address
+from otel_exec.report.summary_record import AnyRecord
+from otel_exec.report.table import Fact, Section
+from otel_exec.report.wall import PARTS
+
+__all__ = ["short_summary"]
+
+_SLOWEST = 3
+_PARTS = 4
+
+
+def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None, trace_url: str | None = None, replay: str | None = None) -> str:
+    """Return the text, ending in a newline.
+
+    Args:
+        record: the run.
+        look: width, signs, colour.
+        run_json: the path of run.json, as the user would type it; default the one in the run's folder.
+        trace_url: the template of a trace's address, with `{trace_id}`.
+        replay: the command that sends what is still in the spool, to be said where something is.
+    """
+    facts = [
+        Fact("outcome", record.outcome, "outcome", label="outcome", said=outcome_phrase(record)),
+        Fact("steps", None, label="steps", said=reached(count_steps(record))),
+    ]
+    time_went = _time_went(record)
+    if time_went:
+        facts.append(Fact("wall", None, label="time went", said=time_went))
+    slowest = _slowest(record)
+    if slowest:
+        facts.append(Fact("slowest", None, label="slowest", said=slowest))
+    path = record.critical_path
+    if path is not None and path.duration_ns and record.duration_ns:
+        outside = share_text(max(0, record.duration_ns - path.duration_ns) / record.duration_ns)
+        facts.append(
+            Fact(
+                "critical_path",
+                None,
+                label="critical",
+                said=f"path of {duration_text(path.duration_ns)} in {len(path.steps):,} steps; {outside} of the wall time lie outside it",
+            )
+        )
+    if record.warnings:
+        count = sum(warning.count for warning in record.warnings)
+        facts.append(Fact("warnings", None, label="warnings", said=f"{count:,}, the first: {record.warnings[0].message}"))
+    facts.append(Fact("run_json", run_json or f"{record.run_folder}/run.json", "path", label="record"))
+    address = trace_address(trace_url, record.trace_id)
+    export = record.export
+    if address:
+        facts.append(Fact("trace", address, "path", label="trace"))
+    elif export is not None and export.endpoint:
+        facts.append(Fact("trace", record.trace_id, label="trace id"))
+    notes = []
+    if export is not None and export.endpoint and export.spans > export.spans_acknowledged:
+        left = export.spans - export.spans_acknowledged
+        notes.append(f"{left:,} of {export.spans:,} spans did not get out and stay in the spool" + (f"; {replay} sends them" if replay else ""))
+    return as_text([Section("", record.experiment.name, facts=tuple(facts), notes=tuple(notes), top=True)], look)
+
+
+def _time_went(record: AnyRecord) -> str:
+    """Return the largest parts of the wall time in words."""
+    if record.wall is None or not record.duration_ns:
+        return ""
+    parts = sorted(((getattr(record.wall, f"{part}_ns"), -i, part) for i, part in enumerate(PARTS)), reverse=True)
+    shown = [(part_ns, part) for part_ns, _, part in parts[:_PARTS] if part_ns * 200 >= record.duration_ns]
+    return ", ".join(f"{PART_TITLES[part]} {duration_text(part_ns)} ({share_text(part_ns / record.duration_ns)})" for part_ns, part in shown)
+
+
+def _slowest(record: AnyRecord) -> str:
+    names = labels(record)
+    ran: Sequence[tuple[int, str]] = sorted(
+        ((execution_ns(step) or 0, names[step.node_id]) for step in longest([step for step in record.steps if step.attempts and not step.group], _SLOWEST)),
+        reverse=True,
+    )
+    return ", ".join(f"{name} {duration_text(own_ns)}" for own_ns, name in ran if own_ns)
