@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "FanOutError",
+    "ImpossibleTransition",
     "Mistake",
     "OtelExecError",
     "PlanError",
@@ -144,6 +145,29 @@ class FanOutError(OtelExecError):
 
     def __str__(self) -> str:
         return f"item {self.index}: {self.message}"
+
+
+class ImpossibleTransition(OtelExecError):
+    """The scheduler was told something that can't have happened: a mistake of ours, never of the experiment.
+
+    Args:
+        step: the step's name, or `None` where the whole run is meant.
+        state: the state that it was in.
+        what: what was said to have happened.
+        story: the step's earlier transitions, oldest first: (at_ns, what happened, from, to).
+    """
+
+    def __init__(self, step: str | None, state: str, what: str, story: Sequence[tuple[int, str, str, str]] = ()) -> None:
+        super().__init__(step, state, what, tuple(story))
+        self.step = step
+        self.state = state
+        self.what = what
+        self.story = tuple(story)
+
+    def __str__(self) -> str:
+        who = f"step {self.step!r}" if self.step is not None else "the run"
+        told = "".join(f"\n  {at_ns} {what}: {before} -> {after}" for at_ns, what, before, after in self.story)
+        return f"{who} is {self.state}: {self.what} is impossible; please report this as a bug of otel_exec{told}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -40,13 +40,17 @@ class AttemptClaimed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """The attempt came to an outcome (a word of `semconv.Outcome`, not `skip`). `blameless`: a death that may not be the step's own fault (worker or node died)."""
+    """The attempt came to an outcome (a word of `semconv.Outcome`, not `skip`). `blameless`: a death that may not be the step's own fault (worker or node died).
+
+    `lock_lost`: the step's lock is not this run's any more, so a later attempt has to take it again.
+    """
 
     at_ns: int
     index: int
     attempt: int
     outcome: str
     blameless: bool = False
+    lock_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class GatesEnded:
-    """All gates after level `level` ended; `passed` says whether all passed."""
+    """All gates after level `level` ended, or were ended by a cancellation; `passed` says whether all passed. `RunGates` is always answered by this."""
 
     at_ns: int
     level: int
@@ -102,14 +106,4 @@ class CancelRequested:
     reason: str
 
 
-Event = (
-    RunBegan
-    | AttemptClaimed
-    | AttemptEnded
-    | AttemptRefused
-    | StepFoundCached
-    | AttemptRecalled
-    | TimerFired
-    | GatesEnded
-    | CancelRequested
-)
+Event = RunBegan | AttemptClaimed | AttemptEnded | AttemptRefused | StepFoundCached | AttemptRecalled | TimerFired | GatesEnded | CancelRequested

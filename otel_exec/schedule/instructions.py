@@ -29,10 +29,15 @@ class OpenLevel:
 
 @dataclass(frozen=True, slots=True)
 class CloseLevel:
-    """All of the level's steps have settled: close its span at `at_ns`."""
+    """All of the level's steps have settled: its span is from `start_ns` to `at_ns`.
+
+    `start_ns` is the first created of its steps; it may lie before `OpenLevel`'s instant, since reports come in another order than attempts settled in.
+    A level of which no step was created opens and closes at one instant.
+    """
 
     level: int
     at_ns: int
+    start_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class SetTimer:
 class SettleStep:
     """The step has its outcome, for good, at `at_ns`: close its span and write what only the driver can write.
 
-    `cause` says why a step that did not run was settled: `upstream_failed` (then `by` is the index of the first cause), `cached`, `not_needed`, `not_selected`, `failed_previously`, `cancelled`; "" when it ran.
+    `cause` says why a step that did not run was settled: `upstream_failed` (then `by` is the index of the first cause), `cached`, `not_needed`, `not_selected`, `failed_previously`, `gate_failed`, `cancelled`; "" when it ran.
+    A step without a `StartStep` before was never created; it opens no level, so where its zero-length span is to lie inside its level, it waits for the `OpenLevel`.
+    `attempts` counts those that were made. A group comes to `success`, or to its members' `skip` or `cancellation`: it never fails itself.
     """
 
     index: int
@@ -80,7 +87,7 @@ class SettleStep:
 
 @dataclass(frozen=True, slots=True)
 class RunGates:
-    """Run the gates after level `level`; `GatesEnded` is expected."""
+    """Run the gates after level `level`; `GatesEnded` is expected, also when a cancellation ends them."""
 
     level: int
 
@@ -92,7 +99,7 @@ class RecallAll:
 
 @dataclass(frozen=True, slots=True)
 class InterruptRunning:
-    """Tell all running attempts to end; after the grace the runner kills them."""
+    """Tell all running attempts, and gates, to end; after the grace the runner kills them. Comes again when an attempt is claimed late: who was told already is not told twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +110,4 @@ class EndRun:
     outcome: str
 
 
-Instruction = (
-    OpenLevel
-    | CloseLevel
-    | StartStep
-    | Submit
-    | SetTimer
-    | SettleStep
-    | RunGates
-    | RecallAll
-    | InterruptRunning
-    | EndRun
-)
+Instruction = OpenLevel | CloseLevel | StartStep | Submit | SetTimer | SettleStep | RunGates | RecallAll | InterruptRunning | EndRun
