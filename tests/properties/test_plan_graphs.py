@@ -127,9 +127,9 @@ def test_identity_is_the_naive_definition(specs, limit):
     try:
         made: list[Version] = []
         naive: list[dict[str, object]] = []
-        for name, config, below, loose in specs:
-            below = [index % len(made) for index in below] if made else []
-            loose = [index % len(made) for index in loose] if made else []
+        for name, config, said_below, said_loose in specs:
+            below = [index % len(made) for index in said_below] if made else []
+            loose = [index % len(made) for index in said_loose] if made else []
             entries = {key: ConfigEntry(encode_value(value), value) for key, value in config.items()}
             made.append(Version(name, entries, [made[index] for index in below], [made[index] for index in loose]))
             naive.append(_naive(name, config, [naive[index] for index in below], [naive[index] for index in loose], limit))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import namedtuple
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
@@ -68,7 +68,11 @@ def test_version_is_what_is_hashed():
 
 def test_keys_are_dotted_paths():
     """Fields, dict keys, list, tuple and set elements make the keys; plain values, output() and untouched parts are absent."""
-    Pair = namedtuple("Pair", "left right")
+
+    class Pair(NamedTuple):
+        left: object
+        right: object
+
     config = {
         "d": {"x": versioned(1), "plain": 2},
         "l": [0, versioned(2), {"y": [versioned("s")]}],

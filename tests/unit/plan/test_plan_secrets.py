@@ -22,8 +22,14 @@ from otel_exec.secrets import MASK, is_secret_field, mask
         "apiKey",
         "APIKey",
         "access_key_id",
-    ]
-    + ["private_key", "secretKey", "x-api-key", "token", "hf_token", "authToken", "HFToken"],
+        "private_key",
+        "secretKey",
+        "x-api-key",
+        "token",
+        "hf_token",
+        "authToken",
+        "HFToken",
+    ],
 )
 def test_secrets(name):
     """The words of the name decide, split at underscores, hyphens and capitals."""

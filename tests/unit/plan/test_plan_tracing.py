@@ -7,9 +7,10 @@ import functools
 import pickle
 import sys
 import threading
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -133,7 +134,9 @@ class Inherited(Frozen):
         object.__setattr__(self, "no_field", [self.path / "extra"])
 
 
-Pair = namedtuple("Pair", "left right")
+class Pair(NamedTuple):
+    left: object
+    right: object
 
 
 def test_placeholders_become_plain_values_in_objects_of_the_same_type():
@@ -399,7 +402,7 @@ def test_an_exception_of_a_body_is_raised_as_itself():
 
 def test_arguments_that_do_not_fit_are_a_type_error():
     """A wrong call of a step is Python's own error, naming the step."""
-    for call in (lambda: leaf(), lambda: leaf("a", 1, 2), lambda: leaf("a", wrong=1), lambda: leaf("a", name="b")):
+    for call in (leaf, lambda: leaf("a", 1, 2), lambda: leaf("a", wrong=1), lambda: leaf("a", name="b")):
         with pytest.raises(TypeError, match=r"step '\{name\}': leaf\(\)"):
             call()
 
