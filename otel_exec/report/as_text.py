@@ -33,6 +33,7 @@ OUTCOME_STYLES = {
     "skip": "dim",
     "running": "blue",
     "pending": "dim",
+    "not run": "dim",
 }
 
 

@@ -34,7 +34,7 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
     """
     facts = [
         Fact("outcome", record.outcome, "outcome", label="outcome", said=outcome_phrase(record)),
-        Fact("steps", None, label="steps", said=reached(count_steps(record))),
+        Fact("steps", None, label="steps", said=reached(count_steps(record), over=record.outcome != "running")),
     ]
     time_went = _time_went(record)
     if time_went:

@@ -34,13 +34,15 @@ class StepCounts(msgspec.Struct, frozen=True):
     groups: int = 0
 
 
-def outcome_word(step: AnyStep) -> str:
-    """Return `cached`, the outcome, or for a step that has none yet `running` or `pending`."""
+def outcome_word(step: AnyStep, *, over: bool) -> str:
+    """Return `cached` or the outcome; for a step that has none `running` or `pending`, in a run that is over `interrupted` or `not run`."""
     if step.cached:
         return "cached"
     if step.outcome is not None:
         return step.outcome
-    return "pending" if step.start_ns is None else "running"
+    if step.start_ns is None:
+        return "not run" if over else "pending"
+    return "interrupted" if over else "running"
 
 
 def execution_ns(step: AnyStep) -> int | None:
@@ -91,8 +93,8 @@ def labels(record: AnyRecord) -> dict[str, str]:
     return {step.node_id: step.name if seen[step.name] == 1 else step.node_id for step in record.steps}
 
 
-def reached(counts: StepCounts) -> str:
-    """Return the counts as a phrase: `12: 9 ran (2 failed), 2 cached, 1 not run`."""
+def reached(counts: StepCounts, *, over: bool) -> str:
+    """Return the counts as a phrase: `12: 9 ran (2 failed), 2 cached, 1 not run`; `over` is whether the run has ended, one way or another."""
     if not counts.total:
         return "none"
     ran = f"{counts.ran:,} ran"
@@ -103,7 +105,12 @@ def reached(counts: StepCounts) -> str:
         ran,
         *(
             f"{number:,} {word}"
-            for number, word in ((counts.failed_before, "failed before"), (counts.cached, "cached"), (counts.not_run, "not run"), (counts.open, "not done yet"))
+            for number, word in (
+                (counts.failed_before, "failed before"),
+                (counts.cached, "cached"),
+                (counts.not_run, "not run"),
+                (counts.open, "left open" if over else "not done yet"),
+            )
             if number
         ),
     ]

@@ -26,8 +26,8 @@ def steps_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, 
     else:
         shown.sort(key=lambda step: (step.start_ns is None, step.start_ns or 0))
     slack = record.critical_path.slack_ns if record.critical_path else {}
-    wall_ns = record.duration_ns
-    rows = [_step_row(step, names, slack, wall_ns) for step in shown]
+    wall_ns, over = record.duration_ns, record.outcome != "running"
+    rows = [_step_row(step, names, slack, wall_ns, over=over) for step in shown]
     hidden = len(steps) - len(shown)
     title = "Steps" if not hidden else f"Steps (the {len(shown):,} that took longest of {len(steps):,}; --top shows more)"
     more = ""
@@ -64,7 +64,7 @@ def steps_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, 
     return Section("steps", title, table=Table("steps", columns, rows, hidden=hidden, more=more), notes=notes)
 
 
-def _step_row(step: AnyStep, names: dict[str, str], slack: dict[str, int], wall_ns: int | None) -> tuple[Any, ...]:
+def _step_row(step: AnyStep, names: dict[str, str], slack: dict[str, int], wall_ns: int | None, *, over: bool) -> tuple[Any, ...]:
     last = step.attempts[-1] if step.attempts else None
     ran_ns = execution_ns(step)
     earlier = step.cached_from
@@ -72,7 +72,7 @@ def _step_row(step: AnyStep, names: dict[str, str], slack: dict[str, int], wall_
         step.node_id,
         names[step.node_id],
         step.level,
-        outcome_word(step),
+        outcome_word(step, over=over),
         len(step.attempts),
         step.start_ns,
         last and last.wait_ns,

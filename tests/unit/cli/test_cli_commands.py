@@ -8,7 +8,7 @@ import sample_record
 
 from otel_exec import __version__
 from otel_exec.cli.main import COMMANDS, main
-from otel_exec.cli.records import load
+from otel_exec.cli.records import load, run_line
 from otel_exec.record.record_file import write_record
 
 
@@ -183,6 +183,29 @@ def test_runs_are_listed_newest_first(capsysbinary):
     assert [row["duration_seconds"] for row in told["runs"]] == [1.0, 256.23]
     assert len(told["unreadable"]) == 1
     assert broken in told["unreadable"][0]
+
+
+def test_a_line_of_the_list_is_the_same_from_the_head_and_from_the_whole():
+    """A compact record is read up to its steps, one that was reformatted or reordered as a whole: the line is the same."""
+    path = keep(sample_record.many(300))
+    folder = os.path.dirname(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    assert len(content) > 2 * 65_536
+    from_head = run_line(folder)
+    assert (from_head.outcome, from_head.experiment.name, from_head.exec_id) == ("success", "lm_pipeline", f"exec_{0:032x}")
+    record = json.loads(content)
+    for other in (json.dumps(record, indent=2), json.dumps(dict(reversed(record.items())), separators=(",", ":"))):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(other)
+        assert run_line(folder) == from_head
+
+
+def test_a_run_whose_driver_is_gone_is_listed_as_interrupted():
+    """A record that says `running`, of a run that nobody drives any more, is not believed."""
+    record = sample_record.running()
+    path = keep(record)
+    assert run_line(os.path.dirname(path)).outcome == "interrupted"
 
 
 def test_runs_of_no_folder_are_an_error_and_of_an_empty_one_none(capsys, tmp_path):

@@ -94,7 +94,7 @@ def test_steps_are_counted_once_each_and_groups_never():
     """A run of 12 steps and a group: 9 ran, 2 of them failed; 2 cached, 1 not run."""
     counts = count_steps(sample_record.twelve_steps())
     assert (counts.total, counts.ran, counts.failed, counts.cached, counts.not_run, counts.groups) == (12, 9, 2, 2, 1, 1)
-    assert reached(counts) == "12: 9 ran (2 failed), 2 cached, 1 not run"
+    assert reached(counts, over=True) == "12: 9 ran (2 failed), 2 cached, 1 not run"
 
 
 def test_a_step_counts_as_run_only_if_something_of_it_ran():
@@ -107,7 +107,17 @@ def test_a_step_counts_as_run_only_if_something_of_it_ran():
     ]
     counts = count_steps(record)
     assert (counts.ran, counts.failed, counts.cancelled, counts.not_run) == (0, 1, 0, 2)
-    assert reached(counts) == "3: 0 ran, 1 failed before, 2 not run"
+    assert reached(counts, over=True) == "3: 0 ran, 1 failed before, 2 not run"
+
+
+def test_steps_left_open_are_interrupted_once_the_run_is_over():
+    """A step without an outcome is running or pending while its run goes on, and interrupted or not run when it was killed."""
+    record = sample_record.running()
+    assert [row["outcome"] for row in as_mapping(summary(record))["steps"]] == ["success", "running", "pending"]
+    assert "3: 1 ran, 2 not done yet" in as_text(summary(record), Look(80))
+    record.outcome = "interrupted"
+    assert [row["outcome"] for row in as_mapping(summary(record))["steps"]] == ["success", "interrupted", "not run"]
+    assert "3: 1 ran, 2 left open" in as_text(summary(record), Look(80))
 
 
 def test_long_lists_are_cut_and_say_what_was_cut():
