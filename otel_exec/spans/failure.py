@@ -5,8 +5,7 @@ What comes in: any `BaseException`. What goes out: three words. Never raises, wh
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
+import sys
 
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 from otel_exec.spans import sanitise
@@ -30,6 +29,12 @@ def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:
     if isinstance(error, GeneratorExit):
         return Outcome.SUCCESS, "", ""
     message = sanitise.text(error, _MAX_MESSAGE)
-    if isinstance(error, asyncio.CancelledError | concurrent.futures.CancelledError | KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or _cancelled(error):
         return Outcome.CANCELLATION, ERROR_CANCELLED, message or type(error).__name__
     return Outcome.FAILURE, error_type(error), message or type(error).__name__
+
+
+def _cancelled(error: BaseException) -> bool:
+    # Importing asyncio costs 20 ms; who raised its CancelledError has imported it.
+    modules = (sys.modules.get("asyncio"), sys.modules.get("concurrent.futures"))
+    return any(isinstance(error, module.CancelledError) for module in modules if module is not None and hasattr(module, "CancelledError"))

@@ -1,0 +1,172 @@
+"""The user's own OpenTelemetry spans on their way into the run's spool.
+
+What comes in: spans that the SDK starts and ends for the user's code and its instrumentations. What goes out: `SpanRecord`s with `exec.id` and no `exec.kind`,
+to the recorder of the scope that they were started in. Spans outside of a run are passed over. Imports the SDK: only `provider.py` imports this file, when it must.
+
+Contract of call: the SDK calls `on_start` and `on_end` on the thread of the user's code, where an exception would reach it; so both are guarded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as context_api
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.id_generator import IdGenerator as SdkIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import get_current_span
+
+from otel_exec.semconv import EXEC_EDGE, EXEC_KIND
+from otel_exec.spans import sanitise
+from otel_exec.spans.recorder import REMOTE_PARENT, TELEMETRY_FAILED
+from otel_exec.spans.scope import frame_of
+from otel_exec.spans.span_record import SpanLink, SpanRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import Link, SpanKind, TraceState
+    from opentelemetry.util.types import Attributes
+
+    from otel_exec.spans.ids import IdGenerator
+    from otel_exec.spans.scope import TaskScope
+    from otel_exec.spans.span_record import AttributeValue
+
+__all__ = ["KeepAll", "OwnIds", "ScopeProcessor"]
+
+# Spans that never end must not grow us: past this many open ones the oldest are forgotten.
+_MAX_OPEN = 65_536
+
+
+class ScopeProcessor(SpanProcessor):
+    """Gives finished spans of the user's own to the scope that they were started in."""
+
+    def __init__(self) -> None:
+        # By trace and span id, since the SDK ends another object than it starts: the scope, and how far its clock is ahead of the wall clock that the SDK reads.
+        self._open: dict[tuple[int, int], tuple[TaskScope, int]] = {}
+        self._lock = threading.Lock()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remember the scope that the span was started in."""
+        scope = None
+        try:
+            frame = frame_of(parent_context or context_api.get_current())
+            ids = span.get_span_context()
+            if frame is None or ids is None:
+                return
+            scope = frame.scope
+            ahead_ns = scope.recorder.clock.now_ns() - time.time_ns()
+            with self._lock:
+                self._open[ids.trace_id, ids.span_id] = (scope, ahead_ns)
+                if len(self._open) > _MAX_OPEN:
+                    del self._open[next(iter(self._open))]
+        except Exception as error:
+            if scope is not None:
+                scope.recorder.warn(TELEMETRY_FAILED, error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Record the span, unless its task is past its limit of spans."""
+        scope = None
+        try:
+            ids = span.get_span_context()
+            if ids is None:
+                return
+            with self._lock:
+                scope, ahead_ns = self._open.pop((ids.trace_id, ids.span_id), (None, 0))
+            if scope is None:
+                return
+            with scope.lock:
+                spanned = scope.take_span()
+            if spanned:
+                scope.recorder.finish((_record(span, scope, ahead_ns),))
+        except Exception as error:
+            if scope is not None:
+                scope.recorder.warn(TELEMETRY_FAILED, error)
+
+    def shutdown(self) -> None:
+        """Nothing to do: every span was written when it ended."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002  the SDK's signature
+        """Nothing waits: every span was written when it ended."""
+        return True
+
+
+class KeepAll(Sampler):
+    """Records every span; whether it may be exported is its parent's word, since the run decides that once for its trace."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,  # noqa: ARG002  the SDK's signature
+        name: str,  # noqa: ARG002  the SDK's signature
+        kind: SpanKind | None = None,  # noqa: ARG002  the SDK's signature
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,  # noqa: ARG002  the SDK's signature
+        trace_state: TraceState | None = None,  # noqa: ARG002  the SDK's signature
+    ) -> SamplingResult:
+        """Return that the span is recorded, and sampled if its parent is (or if it has none)."""
+        parent = get_current_span(parent_context).get_span_context()
+        sampled = not parent.is_valid or parent.trace_flags.sampled
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if sampled else Decision.RECORD_ONLY, attributes, parent.trace_state if parent.is_valid else None)
+
+    def get_description(self) -> str:
+        """Return the sampler's name."""
+        return "otel_exec.KeepAll"
+
+
+class OwnIds(SdkIdGenerator):
+    """Ids for the SDK that `random.seed` in the user's code does not make repeat."""
+
+    def __init__(self, ids: IdGenerator) -> None:
+        self._ids = ids
+
+    def generate_span_id(self) -> int:
+        """Return a span id, not 0."""
+        return int(self._ids.span_id(), 16)
+
+    def generate_trace_id(self) -> int:
+        """Return a trace id, not 0."""
+        return int(self._ids.trace_id(), 16)
+
+
+def _record(span: ReadableSpan, scope: TaskScope, ahead_ns: int) -> SpanRecord:
+    """Return the span as a record, shifted as a whole from the wall clock to the run's."""
+    recorder = scope.recorder
+    ids, parent = span.get_span_context(), span.parent
+    start_ns = (span.start_time or 0) + ahead_ns
+    attributes = _clean(span.attributes, scope)
+    attributes.pop(EXEC_KIND, None)
+    attributes.update(scope.base)
+    return SpanRecord(
+        f"{ids.trace_id:032x}" if ids is not None else recorder.trace_id,
+        f"{ids.span_id:016x}" if ids is not None else recorder.ids.span_id(),
+        f"{parent.span_id:016x}" if parent is not None and parent.is_valid else "",
+        sanitise.name(span.name),
+        "",
+        start_ns,
+        max(start_ns, (span.end_time or 0) + ahead_ns),
+        attributes,
+        tuple(_link(link, scope) for link in span.links),
+        span.status.status_code.value,
+        sanitise.text(span.status.description or "", sanitise.MAX_NAME),
+        span.kind.value + 1,  # the API counts from 0, OTLP from 1
+        tuple((event.timestamp + ahead_ns, sanitise.name(event.name), _clean(event.attributes, scope)) for event in span.events),
+        sanitise.name(span.instrumentation_scope.name) if span.instrumentation_scope is not None else "",
+        recorder.flags | (REMOTE_PARENT if parent is not None and parent.is_remote else 0),
+        ids.trace_state.to_header() if ids is not None and ids.trace_state else "",
+    )
+
+
+def _link(link: Link, scope: TaskScope) -> SpanLink:
+    attributes = _clean(link.attributes, scope)
+    attributes.pop(EXEC_EDGE, None)
+    return SpanLink(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", "", attributes)
+
+
+def _clean(attributes: Mapping[str, object] | None, scope: TaskScope) -> dict[str, AttributeValue]:
+    recorder = scope.recorder
+    return sanitise.attributes(attributes or {}, value_limit=recorder.value_limit, count_limit=recorder.count_limit)

@@ -1,0 +1,139 @@
+"""What makes the user's own OpenTelemetry spans join the run, and its threads carry the context.
+
+What comes in: a process that is ours. What goes out: a global `TracerProvider` that gives spans started inside a run to its recorder, set only where none is;
+and threads that inherit the context of who starts them. A provider that the user set is left alone: its exporter exports its spans.
+The SDK is imported by the first span that is started inside a run, not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.trace import NoOpTracer, ProxyTracerProvider, Tracer, TracerProvider
+
+from otel_exec.spans.ids import IdGenerator
+from otel_exec.spans.scope import frame_of
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+    from opentelemetry.util._decorator import _AgnosticContextManager
+    from opentelemetry.util.types import Attributes
+
+__all__ = ["ScopeProvider", "install_global", "instrument_threads", "uninstrument_threads"]
+
+_log = logging.getLogger("otel_exec.spans")
+_lock = threading.Lock()
+_threads_are_ours = False
+
+
+def install_global() -> bool:
+    """Set our provider where no global one is set; returns whether ours is the global one now. For processes that are ours alone; safe to call twice. Never raises."""
+    try:
+        with _lock:
+            current = trace.get_tracer_provider()
+            if isinstance(current, ProxyTracerProvider):
+                trace.set_tracer_provider(ScopeProvider())
+                current = trace.get_tracer_provider()
+            return isinstance(current, ScopeProvider)
+    except Exception as error:
+        _log.warning("spans of the user's own can't join the run: %s", error)
+        return False
+
+
+class ScopeProvider(TracerProvider):
+    """A provider whose tracers record inside a run and do nothing outside of one."""
+
+    def __init__(self) -> None:
+        self._sdk: TracerProvider | None = None
+        self._lock = threading.Lock()
+
+    def get_tracer(
+        self,
+        instrumenting_module_name: str,
+        instrumenting_library_version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Attributes = None,
+    ) -> Tracer:
+        """Return a tracer; the SDK is not imported yet."""
+        return _ScopeTracer(self, (instrumenting_module_name, instrumenting_library_version, schema_url, attributes))
+
+    def sdk(self) -> TracerProvider:
+        """Return the SDK's provider, made at the first call: it records everything, whatever the environment's sampler, and exports nothing itself."""
+        with self._lock:
+            if self._sdk is None:
+                from opentelemetry.sdk.resources import Resource
+                from opentelemetry.sdk.trace import TracerProvider as SdkProvider
+
+                from otel_exec.spans.processor import KeepAll, OwnIds, ScopeProcessor
+
+                provider = SdkProvider(sampler=KeepAll(), resource=Resource.get_empty(), shutdown_on_exit=False, id_generator=OwnIds(IdGenerator()))
+                provider.add_span_processor(ScopeProcessor())
+                self._sdk = provider
+            return self._sdk
+
+
+class _ScopeTracer(Tracer):
+    """A tracer that asks at each span whether it is inside a run."""
+
+    def __init__(self, provider: ScopeProvider, identity: tuple[Any, ...]) -> None:
+        self._provider = provider
+        self._identity = identity
+        self._real: Tracer | None = None
+
+    def start_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> Span:
+        """Start a span; see the API."""
+        return self._tracer(context).start_span(name, context, *args, **kwargs)
+
+    def start_as_current_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> _AgnosticContextManager[Span]:
+        """Start a span and make it current for a block; see the API."""
+        return self._tracer(context).start_as_current_span(name, context, *args, **kwargs)
+
+    def _tracer(self, context: Context | None) -> Tracer:
+        try:
+            if frame_of(context or context_api.get_current()) is None:
+                return _NOTHING
+            if self._real is None:
+                self._real = self._provider.sdk().get_tracer(*self._identity)
+        except Exception as error:
+            _log.warning("spans of the user's own can't join the run: %s", error)
+            return _NOTHING
+        return self._real
+
+
+_NOTHING = NoOpTracer()
+
+
+def instrument_threads() -> None:
+    """Make threads, timers and thread pools inherit the context of who starts them. Left alone where the user did so already; safe to call twice. Never raises."""
+    global _threads_are_ours
+    try:
+        from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+
+        with _lock:
+            instrumentor = ThreadingInstrumentor()
+            if not instrumentor.is_instrumented_by_opentelemetry:
+                # The check reads the metadata of every installed package; threads have no version to check.
+                instrumentor.instrument(skip_dep_check=True)
+                _threads_are_ours = True
+    except Exception as error:
+        _log.warning("threads don't carry the run's context: %s", error)
+
+
+def uninstrument_threads() -> None:
+    """Undo `instrument_threads`, if it was us. Never raises."""
+    global _threads_are_ours
+    try:
+        with _lock:
+            if not _threads_are_ours:
+                return
+            from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+
+            ThreadingInstrumentor().uninstrument()
+            _threads_are_ours = False
+    except Exception as error:
+        _log.warning("threads still carry a run's context: %s", error)
