@@ -151,7 +151,7 @@ class ExporterHandle:
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
-            self._problem = f"the exporter died during the run ({_ending(process.returncode)}; see {self._run_folder}/{LOG_FILE})"
+            self._problem = f"the exporter died ({_ending(process.returncode)}; see {self._run_folder}/{LOG_FILE})"
             return
         self._say(b"\n")
         pipe = process.stdout

@@ -37,7 +37,8 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     # A collector that comes back is found within a second, not within gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Not less time between two attempts, as the name says, but what a connection may take.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
@@ -94,12 +95,16 @@ def _sentence(code: Any, detail: str, timeout_s: float) -> str:
     lower = detail.lower()
     if "connection refused" in lower:
         return "connection refused: nothing listens there"
-    if "dns resolution failed" in lower or "name resolution" in lower:
+    if "errors resolving" in lower or "dns resolution failed" in lower:
         return "the host's name can't be resolved"
-    if "http1" in lower or "http2" in lower or "settings frame" in lower:
+    if "failed parsing http/2" in lower:
         return "what answers there does not speak gRPC: is it the HTTP port (usually 4318)?"
-    if "ssl" in lower or "tls" in lower or "handshake" in lower:
-        return f"TLS failed ({detail[:200]}); for plain text write http:// in the address"
+    if "wrong_version_number" in lower:
+        return "TLS is not spoken there; for plain text write http:// in the address"
+    if "handshake failed" in lower:
+        return f"TLS failed ({detail[-200:]})"
+    if "timed out" in lower:
+        return "no connection within 10 s"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout_s:g} s"
     return f"{code.name}: {detail[:200]}"

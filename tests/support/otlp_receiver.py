@@ -6,15 +6,17 @@ What comes in: export requests. What goes out: `spans`, and scripted answers: wh
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import http.server
 import json
+import socket
 import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf import json_format
@@ -144,10 +146,11 @@ class OtlpReceiver:
         """Stop serving; ports are free afterwards."""
         self._http.shutdown()
         self._http.server_close()
+        self._http.hang_up()
         self._http_thread.join(5)
         self._grpc.stop(0).wait(5)
 
-    def __enter__(self) -> OtlpReceiver:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +163,22 @@ class _HttpServer(http.server.ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], receiver: OtlpReceiver) -> None:
         self.receiver = receiver
+        self._connections: set[Any] = set()
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End the connections that clients keep open."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are part of the tests."""

@@ -20,7 +20,8 @@ class RotelAgent:
 
     def __init__(self, folder: Path, onward: str) -> None:
         spec = importlib.util.find_spec("rotel")
-        assert spec is not None and spec.origin is not None, "the package rotel is not installed"
+        assert spec is not None, "the package rotel is not installed"
+        assert spec.origin is not None
         grpc_port, http_port = free_port(), free_port()
         self.grpc_endpoint = f"http://127.0.0.1:{grpc_port}"
         self.http_endpoint = f"http://127.0.0.1:{http_port}"
