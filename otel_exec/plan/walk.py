@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfigWalk", "references", "resolve"]
 
 _ATOMS: Final = frozenset({str, int, float, bool, type(None), bytes})
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
 _UNCHANGED: Final = object()
 
 
@@ -131,15 +132,16 @@ class ConfigWalk:
     def _enter(self, key: str, text: str, value: object, *, secret: bool) -> None:
         if key in self.entries:
             self._mistake(f"two config values have the identity key {key!r}", "rename the dict key that has a dot or a bracket in it")
-        recorded = MASK if secret and value is not None else mask(to_json(value))
+        if secret and value is not None:
+            self.entries[key] = ConfigEntry(text, MASK, exact=False)
+            return
+        recorded = mask(to_json(value))
         # Most values are recorded as they are; only others need a second encoding to see whether that says the same.
-        exact = True if recorded is value and type(value) in (str, int, bool) else None
+        exact = True if recorded is value and type(value) in _SCALARS else None
         self.entries[key] = ConfigEntry(text, recorded, exact=exact)
 
     def _child(self, name: str, value: object, key: str, *, secret: bool) -> object:
         kind = type(value)
-        if kind in _ATOMS:
-            return _UNCHANGED
         held = value.value if kind is Versioned else "" if kind is StepRef else value  # type: ignore[attr-defined]  # a reference is text
         return self._visit(value, f"{key}.{name}" if key else name, secret=secret or is_secret_field(name, held))
 
@@ -173,6 +175,8 @@ class ConfigWalk:
             if not isinstance(name, str):
                 self._mistake(f"a dict in its config has the key {name!r} at {key or 'its root'!r}", "the keys of dicts in configs are text")
                 continue
+            if type(item) in _ATOMS:
+                continue
             part = self._child(str.__str__(name), item, key, secret=secret)
             if part is not _UNCHANGED:
                 parts.append((name, part))
@@ -185,6 +189,8 @@ class ConfigWalk:
             try:
                 item = getattr(value, name)
             except AttributeError:  # a field with init=False that was never set
+                continue
+            if type(item) in _ATOMS:
                 continue
             part = self._child(name, item, key, secret=secret)
             if part is not _UNCHANGED:
