@@ -93,8 +93,14 @@ class TaskFold:
         """
         if self._folds is None:
             busy_ns = self._sweep.finish(at_ns)
-            self.unaccounted_ns = max(at_ns, self._sweep.last_ns) - self.start_ns - busy_ns
             self._folds = self._sweep.folds()
+            self.unaccounted_ns = at_ns - self.start_ns - busy_ns
+            if self.unaccounted_ns < 0:
+                # Threads of the task went on for a moment after the instant that counts as its end: the largest shares give that back.
+                for fold in sorted(self._folds.values(), key=lambda fold: fold.share_ns, reverse=True):
+                    given = min(fold.share_ns, -self.unaccounted_ns)
+                    fold.share_ns -= given
+                    self.unaccounted_ns += given
             for node_id, sweep in self._node_sweeps.items():
                 sweep.finish(at_ns)
                 self.nodes[node_id] = sweep.folds()

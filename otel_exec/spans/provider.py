@@ -108,8 +108,11 @@ class _ScopeTracer(Tracer):
 _NOTHING = NoOpTracer()
 
 
-def instrument_threads() -> None:
-    """Make threads, timers and thread pools inherit the context of who starts them. Left alone where the user did so already; safe to call twice. Never raises."""
+def instrument_threads() -> bool:
+    """Make threads, timers and thread pools inherit the context of who starts them; returns whether this call did it.
+
+    Left alone where the user did so already; safe to call twice. Never raises.
+    """
     global _threads_are_ours
     try:
         from opentelemetry.instrumentation.threading import ThreadingInstrumentor
@@ -120,8 +123,10 @@ def instrument_threads() -> None:
                 # The check reads the metadata of every installed package; threads have no version to check.
                 instrumentor.instrument(skip_dep_check=True)
                 _threads_are_ours = True
+                return True
     except Exception as error:
         _log.warning("threads don't carry the run's context: %s", error)
+    return False
 
 
 def uninstrument_threads() -> None:

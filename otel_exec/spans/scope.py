@@ -53,6 +53,16 @@ class PhaseSink(Protocol):
         ...
 
 
+class _Ended:
+    """The sink of a scope that is over: its fold has been read, or is about to be."""
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
+        """Nothing is folded any more."""
+
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
+        """Nothing is folded any more."""
+
+
 class Frame(NonRecordingSpan):
     """The task or a phase in it, as the context's current span; its `SpanContext` is made when somebody asks for it.
 
@@ -237,7 +247,10 @@ class TaskScope:
 
 
 def enter_scope(scope: TaskScope) -> AbstractContextManager[None]:
-    """Make `scope` current, with its task span as the OpenTelemetry context's current span, for the block."""
+    """Make `scope` current, with its task span as the OpenTelemetry context's current span, for the block. Once for each scope.
+
+    After the block the sink is called no more, whatever threads of the task still run, so that its numbers can be read without the lock.
+    """
     return _Entered(scope)
 
 
@@ -274,11 +287,10 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         phase.previous = context
         phase.epoch = _fork_epoch
         phase.parent_span_id = _parent_of(frame, context)
-        sink = scope.sink
         with scope.lock:
             phase.start_ns = at_ns = recorder.clock.now_ns()
             spanned = scope.take_span()
-            sink.opened(phase.span_id, frame.span_id, phase.name, at_ns, node_id=node_id)
+            scope.sink.opened(phase.span_id, frame.span_id, phase.name, at_ns, node_id=node_id)
         # One copy of the context for both keys where there is a span: the two setters in a row would cost four.
         if spanned:
             inner = context_api.Context({**context, _KEY: phase, _SPAN_KEY: phase})
@@ -365,6 +377,8 @@ class _Entered:
         _entered.append(scope)
 
     def __exit__(self, *_: object) -> None:
+        with self._scope.lock:
+            self._scope.sink = _Ended()
         if self._scope in _entered:
             _entered.remove(self._scope)
         if self._previous is not None:

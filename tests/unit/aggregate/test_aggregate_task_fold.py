@@ -78,6 +78,17 @@ def test_phases_left_open_end_with_the_task_and_later_events_are_ignored():
     assert fold.unaccounted_ns == 10
 
 
+def test_phases_that_went_on_past_the_tasks_end_do_not_break_the_sum():
+    """A thread's phase that was seen after the instant of the end: shares and rest are still the task's duration, and nothing is negative."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "p", 0)
+    fold.opened("b", T, "q", 90)
+    fold.closed("b", 105, error=False)
+    folds = fold.finish(100)
+    assert {name: found.share_ns for name, found in folds.items()} == {"p": 93, "q": 7}
+    assert fold.unaccounted_ns == 0
+
+
 def test_a_thousand_short_phases_add_up():
     """1000 x 0.4 ms is 400 ms, and nothing is kept of a phase but its sample."""
     fold = TaskFold(T, 0)

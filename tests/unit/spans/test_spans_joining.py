@@ -230,8 +230,8 @@ def test_threads_carry_the_context_while_instrumented():
         thread.join()
 
     with enter_scope(run.scope):
-        instrument_threads()
-        instrument_threads()
+        assert instrument_threads() is True
+        assert instrument_threads() is False
         try:
             start()
         finally:
@@ -248,7 +248,7 @@ def test_instrumentation_of_the_users_own_is_not_undone():
     theirs = ThreadingInstrumentor()
     theirs.instrument(skip_dep_check=True)
     try:
-        instrument_threads()
+        assert instrument_threads() is False
         uninstrument_threads()
         assert theirs.is_instrumented_by_opentelemetry
     finally:

@@ -301,6 +301,21 @@ def test_a_bare_thread_belongs_to_the_only_task_of_its_process(run):
         assert contextvars.Context().run(current_scope) is None
 
 
+def test_a_thread_that_outlives_its_task_folds_no_more():
+    """Its spans are still written, but the task's numbers stand once its block is left."""
+    run = Run()
+    with enter_scope(run.scope):
+        left = contextvars.copy_context()
+        late = phase("across")
+        left.run(late.__enter__)
+    folds = run.finish()
+    left.run(late.__exit__, None, None, None)
+    left.run(phase("after")(lambda: None))
+    assert [span.name for span in run.spans] == ["across", "after"]
+    assert list(folds) == ["across"]
+    assert run.recorder.warnings == {}
+
+
 def test_outside_of_a_run_nothing_happens():
     """A block, a decorator and a generator behave as if they were not there."""
     with phase("x", a=1) as p:
