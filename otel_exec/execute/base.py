@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from otel_exec.clock import Clock
     from otel_exec.execute.envelope import TaskEnvelope, TaskReport
     from otel_exec.plan.graph import Step
+    from otel_exec.spans.span_record import AttributeValue
 
 __all__ = [
     "Beat",
@@ -25,6 +26,7 @@ __all__ = [
     "Notice",
     "OpenSpan",
     "Outlived",
+    "Output",
     "Reported",
     "RunSettings",
     "WorkerDied",
@@ -52,7 +54,7 @@ class RunSettings:
     clock_offset_ns: int
     sampled: bool = True
     trace_state: str = ""
-    resource: tuple[tuple[str, str | int | float | bool], ...] = ()
+    resource: tuple[tuple[str, AttributeValue], ...] = ()
     use_locks: bool = True
     timing_log: bool = False
     show_output: bool = False
@@ -153,7 +155,16 @@ class Beat:
     open_spans: tuple[OpenSpan, ...]
 
 
-Notice = WorkerStarted | WorkerReady | WorkerStopped | WorkerDied | Claimed | Reported | Outlived | Beat
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Whole lines that a step printed, newline-terminated; only with `RunSettings.show_output`. They are in the step's log as well."""
+
+    worker_id: str
+    node_id: str
+    text: str
+
+
+Notice = WorkerStarted | WorkerReady | WorkerStopped | WorkerDied | Claimed | Reported | Outlived | Beat | Output
 
 
 class Executor(Protocol):
@@ -209,5 +220,3 @@ class Executor(Protocol):
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """Stop the workers, those that do not obey within `grace_s` by force; returns the last notices. Safe to call twice."""
         ...
-
-

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold  # noqa: TC001  msgspec reads the annotations at run time
-from otel_exec.spans.span_record import SpanRecord  # noqa: TC001
+from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["ErrorInfo", "TaskEnvelope", "TaskReport"]
 
@@ -22,7 +22,8 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
     `call` is the pickled (function, config, call style), made by `execute/packing.py`; the executors that share memory put the objects into `direct` instead and leave `call` empty.
     `info` is the static half of `.executor_info`, a JSON object as bytes. `locked`: the step's lock is held by this driver already (a later attempt).
     `last_attempt`: a failure of this one is final, so the worker writes it to the status file. `parent_span_id` is the step span, `span_id` the task span to be made.
-    `verify`: argv templates, or `None`; a function for it travels in `call`.
+    `verify`: argv templates, or `None` for the step's own, which travel in `call` whether commands or a function.
+    `force`: run it although its status file says SUCCESS.
     """
 
     node_id: str
@@ -45,6 +46,7 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
     previous_span_id: str = ""
     code_file: str = ""
     code_line: int = 0
+    force: bool = False
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):

@@ -1,0 +1,137 @@
+"""An exception as data: what a report says of it, whatever it is and however badly it behaves.
+
+What comes in: an exception of the user's code. What goes out: an `ErrorInfo`. Never raises: exceptions whose `str` fails, that can't be pickled,
+or whose message is a gigabyte are all described somehow.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from functools import cache
+
+from otel_exec.execute.envelope import ErrorInfo
+
+__all__ = ["describe", "of_exit", "qualified_name"]
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+_MESSAGE_CHARS = 8_000
+_TRACEBACK_CHARS = 64_000
+_PICKLED_BYTES = 1_000_000
+
+
+def qualified_name(kind: type[BaseException]) -> str:
+    """Return an exception type's `error.type`: its module and qualified name."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!r:.200})"
+    try:
+        text = str(error)
+    except BaseException as broken:
+        text = f"<the exception's own str() raised {type(broken).__qualname__}>"
+    return _cut(text, _MESSAGE_CHARS).encode("utf-8", "backslashreplace").decode()
+
+
+@cache
+def _library_folders() -> tuple[str, ...]:
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    return (*{paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths}, "<frozen")
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_OURS)
+
+
+def _drop_ours(described: traceback.TracebackException, seen: set[int]) -> None:
+    """Take our own frames out of an exception's traceback and of those it was raised from."""
+    if id(described) in seen:
+        return
+    seen.add(id(described))
+    described.stack = traceback.StackSummary.from_list([frame for frame in described.stack if not _is_ours(frame.filename)])
+    for cause in (described.__cause__, described.__context__, *(described.exceptions or ())):
+        if cause is not None:
+            _drop_ours(cause, seen)
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        described = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        _drop_ours(described, set())
+        text = "".join(described.format())
+    except BaseException:  # a broken __str__ or __repr__, or no stack left to format with
+        text = f"{qualified_name(type(error))}: {_message(error)}\n"
+    return _cut(text, _TRACEBACK_CHARS).encode("utf-8", "backslashreplace").decode()
+
+
+def _where(error: BaseException) -> str | None:
+    """Return `file:line` of the innermost frame that is the user's: not ours, and if there is one, not a library's."""
+    found = fallback = None
+    trace = error.__traceback__
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        if not _is_ours(filename):
+            fallback = f"{filename}:{trace.tb_lineno}"
+            if not filename.startswith(_library_folders()):
+                found = fallback
+        trace = trace.tb_next
+    return found or fallback
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """Return the exception pickled, if it comes back as the same type."""
+    if isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit):
+        return None
+    try:
+        data = pickle.dumps(error)
+        if len(data) > _PICKLED_BYTES or type(pickle.loads(data)) is not type(error):  # noqa: S301  just made here
+            return None
+    except BaseException:
+        return None
+    return data
+
+
+def describe(error: BaseException, *, type_: str | None = None, message: str | None = None) -> ErrorInfo:
+    """Return an exception as data.
+
+    Args:
+        error: what the user's code raised.
+        type_: an `error.type` of our own in place of its qualified name.
+        message: in place of its own.
+    """
+    return ErrorInfo(
+        type=type_ or qualified_name(type(error)),
+        message=message if message is not None else _message(error),
+        where=_where(error),
+        traceback=_traceback(error),
+        pickled=_pickled(error),
+    )
+
+
+def of_exit(returncode: int | None) -> str:
+    """Return one sentence on how a process ended, from its `Popen.returncode`."""
+    import signal
+
+    if returncode is None:
+        return "the worker ended in an unknown way"
+    if returncode >= 0:
+        return f"the worker process ended with exit code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = "; if nobody sent it, the system ran out of memory" if name == "SIGKILL" else ""
+    return f"the worker process was ended by {name}{hint}"

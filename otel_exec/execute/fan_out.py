@@ -1,0 +1,485 @@
+"""`map_tasks`: many items inside a step, shared with workers that are idle.
+
+What comes in: a function and items, from the code of a step. What goes out: the results in the order of the items, and the fan-out's numbers for the step's report.
+The owner (the worker whose code called) works on its own items from the end of the list while helpers take them from its front; so it can't deadlock,
+however many steps fan out at once. Who helps, and how items get there, is the executor's: `Helpers`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from otel_exec import semconv
+from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.errors import FanOutError
+from otel_exec.execute.envelope import ErrorInfo
+from otel_exec.execute.items import ItemEnvelope, ItemReport, record_item, run_item
+from otel_exec.semconv import Outcome
+from otel_exec.spans.current import current_span_id
+from otel_exec.spans.phases import current_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from otel_exec.execute.worker import WorkerContext
+    from otel_exec.spans.span_record import AttributeValue
+
+__all__ = ["Arrival", "Door", "FanOut", "Helpers", "NoHelpers", "map_tasks"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Makes (report, result, exception) of what came home of an item.
+Arrival = Callable[[], tuple[ItemReport, Any, BaseException | None]]
+
+_BACKOFF_NS = 50_000_000
+_BACKOFF_MAX_NS = 2_000_000_000
+_NOTE_CHARS = 8_000
+# Our own generator: a step's `random.seed(0)` must not line up the retries of many workers.
+_jitter = random.Random()  # noqa: S311  spreading retries is not cryptography
+
+
+def map_tasks(
+    fn: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    name: str | None = None,
+    max_workers: int | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+) -> list[R]:
+    """Call a function for each item, on whatever workers are idle, and return the results in the order of the items.
+
+    Outside of a step it is a plain map. The first item that fails, after its retries, cancels those that have not started, and its exception is raised as itself.
+
+    Args:
+        fn: takes one item. What it and the items refer to must be sendable to another process.
+        items: what to call it for.
+        name: what the items' spans are named for; the function's name otherwise.
+        max_workers: how many items may run at once, the caller's own worker included.
+        retries: how often a failed item is tried again.
+        timeout: seconds an item may take. Such items never run in the caller's own worker, so that they can be killed.
+
+    Raises:
+        FanOutError: an item's worker died, or its time ran out, or its exception can't be sent home.
+    """
+    if max_workers is not None and max_workers < 1:
+        raise ValueError(f"map_tasks: max_workers must be at least 1, not {max_workers}")
+    if retries < 0:
+        raise ValueError(f"map_tasks: retries must not be negative, not {retries}")
+    if timeout is not None and timeout <= 0:
+        raise ValueError(f"map_tasks: timeout must be more than 0 seconds, not {timeout}")
+    scope = current_scope()
+    door = scope.fan_out if scope is not None else None
+    if not isinstance(door, Door):
+        return [fn(item) for item in items]
+    listed = list(items)
+    if not listed:
+        return []
+    return FanOut(door, fn, listed, name=name, max_workers=max_workers, retries=retries, timeout_s=timeout).run()
+
+
+class Helpers(Protocol):
+    """How an executor has others help with a fan-out. Called by the owner's thread.
+
+    Whoever helps takes items with `FanOut.take(helper=True)` and hands in what came of them with `FanOut.settle`, from any thread.
+    """
+
+    by_value: bool
+
+    def opened(self, fan_out: FanOut) -> None:
+        """There is a fan-out with items to take."""
+        ...
+
+    def more(self, fan_out: FanOut) -> None:
+        """The owner is between two items of its own, or woke up: a good moment to hand out more, and to look at timeouts where nobody else does."""
+        ...
+
+    def reclaim(self, fan_out: FanOut) -> None:
+        """The owner has nothing to do: items that were taken but not begun may come back (`FanOut.give_back`). Returns at once."""
+        ...
+
+    def cancel(self, fan_out: FanOut, *, interrupt: bool) -> None:
+        """Nothing more of it shall begin; what was taken but not begun comes back. `interrupt`: end what runs, too. Returns at once."""
+        ...
+
+    def closed(self, fan_out: FanOut) -> None:
+        """It is over; nothing of it runs."""
+        ...
+
+    def wait_s(self, fan_out: FanOut) -> float | None:
+        """Return how long the owner may wait before `more` should be called again, `None`: until something happens. Called with the fan-out's lock."""
+        ...
+
+
+class NoHelpers:
+    """Nobody helps: inline, or a child process that a step forked."""
+
+    by_value = False
+
+    def opened(self, fan_out: FanOut) -> None:
+        """Nothing to do."""
+
+    def more(self, fan_out: FanOut) -> None:
+        """Nothing to do."""
+
+    def reclaim(self, fan_out: FanOut) -> None:
+        """Nothing to do."""
+
+    def cancel(self, fan_out: FanOut, *, interrupt: bool) -> None:
+        """Nothing to do."""
+
+    def closed(self, fan_out: FanOut) -> None:
+        """Nothing to do."""
+
+    def wait_s(self, fan_out: FanOut) -> float | None:
+        """Wait for what happens."""
+        del fan_out
+        return None
+
+
+class Door:
+    """What `map_tasks` finds in the scope of a task or item: its worker, and where the numbers of its fan-outs are gathered.
+
+    Args:
+        context: the worker's.
+        attributes: of the task or item: node, template, level.
+        node_id: the step's.
+        helpers: makes the helpers of a fan-out.
+        budget: how many items may have spans of their own.
+    """
+
+    def __init__(self, context: WorkerContext, attributes: dict[str, AttributeValue], node_id: str, helpers: Callable[[], Helpers], budget: int) -> None:
+        self.context = context
+        self.attributes = attributes
+        self.node_id = node_id
+        self.helpers = helpers
+        self.budget = budget
+        self.unspanned = 0
+        self.items: ItemsFold | None = None
+        self._lock = threading.Lock()
+        self._phases: dict[str, PhaseFold] = {}
+        self._nodes: dict[str, dict[str, PhaseFold]] = {}
+        self._tokens: dict[str, int] = {}
+
+    @property
+    def capture(self) -> object:
+        """What catches the task's output."""
+        return self.context.capture
+
+    def spans_for(self, count: int) -> int:
+        """Return how many of `count` items may have a span, and take them from the budget."""
+        with self._lock:
+            granted = min(count, self.budget)
+            self.budget -= granted
+            return granted
+
+    def add(self, report: ItemReport) -> None:
+        """Take in the numbers of one attempt at an item."""
+        with self._lock:
+            _merge_phases(self._phases, report.phases)
+            for node_id, folds in report.nodes.items():
+                _merge_phases(self._nodes.setdefault(node_id, {}), folds)
+            for key, tokens in report.tokens.items():
+                self._tokens[key] = self._tokens.get(key, 0) + tokens
+            self.unspanned += report.unspanned
+            if report.items is not None:
+                self._merge_items(report.items)
+
+    def add_items(self, fold: ItemsFold) -> None:
+        """Take in the numbers of a fan-out that is over."""
+        with self._lock:
+            self._merge_items(fold)
+
+    def fold_into(self, phases: dict[str, PhaseFold], nodes: dict[str, dict[str, PhaseFold]], tokens: dict[str, int]) -> ItemsFold | None:
+        """Add what was gathered to a task's own numbers; returns the items' fold, `None` where there was no fan-out."""
+        with self._lock:
+            _merge_phases(phases, self._phases)
+            for node_id, folds in self._nodes.items():
+                _merge_phases(nodes.setdefault(node_id, {}), folds)
+            for key, count in self._tokens.items():
+                tokens[key] = tokens.get(key, 0) + count
+            return self.items
+
+    def _merge_items(self, fold: ItemsFold) -> None:
+        if self.items is None:
+            self.items = ItemsFold()
+        self.items.merge(fold)
+
+
+def _merge_phases(into: dict[str, PhaseFold], folds: dict[str, PhaseFold]) -> None:
+    for name, fold in folds.items():
+        if name in into:
+            into[name].merge(fold)
+        else:
+            into[name] = fold
+
+
+class FanOut:
+    """One `map_tasks` call, from its owner's side. `take`, `settle` and `give_back` may be called from any thread; the rest is the owner's."""
+
+    def __init__(
+        self, door: Door, fn: Callable[[Any], Any], items: Sequence[Any], *, name: str | None, max_workers: int | None, retries: int, timeout_s: float | None
+    ) -> None:
+        self.door = door
+        self.fn = fn
+        self.items = items
+        self.helpers = door.helpers()
+        self.timeout_s = timeout_s
+        self.owner_runs = timeout_s is None or isinstance(self.helpers, NoHelpers)
+        limit = max_workers if max_workers is not None else len(items)
+        self.helper_limit = limit - 1 if self.owner_runs else limit
+        self.changed = threading.Condition()
+        self.taken: dict[int, ItemEnvelope] = {}  # by helpers, begun or not
+        self._arrived: deque[tuple[ItemEnvelope, Arrival]] = deque()
+        self.cancelled = False
+        self._retries = retries
+        self._waiting: deque[int] = deque(range(len(items)))
+        self._delayed: list[tuple[int, int]] = []
+        self._attempts: dict[int, int] = {}
+        self._last_span: dict[int, str] = {}
+        self._results: list[Any] = [None] * len(items)
+        self._failure: BaseException | None = None
+        self._fold = ItemsFold(count=len(items))
+        self._spanned = door.spans_for(len(items))
+        self._parent = current_span_id()
+        self._fn_name = name or str(getattr(fn, "__qualname__", type(fn).__qualname__))
+        code = getattr(fn, "__code__", None)
+        self._code = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+
+    # --- for helpers ------------------------------------------------------------------------------------------------------------------------------
+
+    def take(self, *, helper: bool) -> ItemEnvelope | None:
+        """Take the next item to run, `None` where there is none (now)."""
+        with self.changed:
+            self._wake_delayed()
+            if self.cancelled or not self._waiting or (helper and len(self.taken) >= self.helper_limit):
+                return None
+            index = self._waiting.popleft() if helper else self._waiting.pop()
+            envelope = self._envelope(index)
+            if helper:
+                self.taken[index] = envelope
+            return envelope
+
+    def has_items(self) -> bool:
+        """Whether a helper could take one now."""
+        with self.changed:
+            self._wake_delayed()
+            return bool(self._waiting) and not self.cancelled and len(self.taken) < self.helper_limit
+
+    def give_back(self, indices: Iterable[int]) -> None:
+        """Items that were taken were not begun, and will not be by whoever took them."""
+        with self.changed:
+            for index in indices:
+                if self.taken.pop(index, None) is None:
+                    continue
+                if self.cancelled:
+                    self._fold.cancelled += 1
+                else:
+                    self._attempts[index] -= 1
+                    self._waiting.append(index)
+            self.changed.notify_all()
+
+    def still_running(self, indices: Iterable[int]) -> None:
+        """After a cancellation: of the items that were taken these alone have begun."""
+        running = set(indices)
+        self.give_back([index for index in list(self.taken) if index not in running])
+
+    def settle(self, report: ItemReport, value: Any, error: BaseException | None) -> None:
+        """An attempt that a helper took has ended."""
+        with self.changed:
+            envelope = self.taken.get(report.index)
+            if envelope is not None and envelope.attempt == report.attempt:
+                del self.taken[report.index]
+                self._settle(envelope, report, value, error)
+            self.changed.notify_all()
+
+    def arrived(self, index: int, attempt: int, arrival: Arrival) -> None:
+        """Like `settle`, for whom the owner's thread is the one to unpack the result: user's code may run in that."""
+        with self.changed:
+            envelope = self.taken.get(index)
+            if envelope is not None and envelope.attempt == attempt:
+                del self.taken[index]
+                self._arrived.append((envelope, arrival))
+            self.changed.notify_all()
+
+    def lose(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int, *, final: bool = False) -> None:
+        """An attempt that a helper took has ended without a word: its worker died or its time ran out. Its span is made here.
+
+        `final`: it is not to be tried again.
+        """
+        outcome = Outcome.TIMEOUT if error_type == semconv.ERROR_TIMEOUT else Outcome.ERROR
+        with self.changed:
+            envelope = self.taken.pop(index, None)
+            if envelope is not None:
+                report = ItemReport(
+                    index,
+                    envelope.attempt,
+                    worker_id,
+                    outcome.value,
+                    start_ns,
+                    max(start_ns, end_ns),
+                    error=ErrorInfo(error_type, message),
+                    unspanned=0 if envelope.spanned else 1,
+                )
+                record_item(self.door.context, envelope, report)
+                self._settle(envelope, report, None, FanOutError(index, error_type, message), final=final)
+            self.changed.notify_all()
+
+    # --- the owner --------------------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> list[Any]:
+        """Run all items; returns the results, raises the first failure."""
+        try:
+            self.helpers.opened(self)
+            while self._go_on():
+                pass
+        except BaseException as error:
+            self._stop(error)
+            raise
+        finally:
+            self.helpers.closed(self)
+            self.door.add_items(self._fold)
+        if self._failure is not None:
+            raise self._failure
+        if self.cancelled:  # from outside: the task was given up
+            raise KeyboardInterrupt
+        return self._results
+
+    def _go_on(self) -> bool:
+        """Do one thing; returns whether there is more to do."""
+        self._settle_arrived()
+        if self._failure is not None and not self.cancelled:
+            self.cancel(interrupt=False)
+        envelope = self.take(helper=False) if self.owner_runs else None
+        if envelope is not None:
+            self._run_here(envelope)
+            self.helpers.more(self)
+            return True
+        if self.taken:
+            self.helpers.reclaim(self)
+        with self.changed:
+            if self._failure is not None and not self.cancelled:
+                return True
+            if self._arrived or (self._waiting and self.owner_runs and not self.cancelled):
+                return True
+            if not self.taken and not self._delayed and (not self._waiting or self.cancelled):
+                return False
+            waits = [wait_s for wait_s in (self.helpers.wait_s(self), self._delay_s()) if wait_s is not None]
+            self.changed.wait(min(waits) if waits else None)
+            self._wake_delayed()
+        self.helpers.more(self)
+        return True
+
+    def _settle_arrived(self) -> None:
+        while self._arrived:
+            envelope, arrival = self._arrived.popleft()
+            report, value, error = arrival()
+            with self.changed:
+                self._settle(envelope, report, value, error)
+
+    def _run_here(self, envelope: ItemEnvelope) -> None:
+        report, value, error = run_item(self.door.context, envelope, self.fn, self.items[envelope.index], measure=False)
+        if report.outcome == Outcome.CANCELLATION and error is not None and self.door.context.guard.interrupted:
+            raise error
+        late = self.timeout_s is not None and error is None and report.end_ns - report.start_ns > self.timeout_s * 1e9
+        with self.changed:
+            if late:
+                message = f"its timeout of {self.timeout_s:g} s passed; it could not be ended before it returned by itself"
+                self._settle(envelope, report, None, FanOutError(envelope.index, semconv.ERROR_TIMEOUT, message), final=True)
+            else:
+                self._settle(envelope, report, value, error)
+
+    def _settle(self, envelope: ItemEnvelope, report: ItemReport, value: Any, error: BaseException | None, *, final: bool = False) -> None:
+        """Count one attempt; called with the lock."""
+        self._last_span[report.index] = envelope.span_id
+        self.door.add(report)
+        fold, busy_ns = self._fold, report.end_ns - report.start_ns
+        fold.attempts += 1
+        fold.busy_ns += busy_ns
+        if report.worker_id != self.door.context.worker_id:
+            fold.helped_ns[report.worker_id] = fold.helped_ns.get(report.worker_id, 0) + busy_ns
+        if report.output:
+            self.door.context.capture.feed(report.output)
+        if error is None:
+            fold.completed += 1
+            fold.samples.add(busy_ns)
+            self._results[report.index] = value
+            return
+        if report.outcome != Outcome.CANCELLATION and report.attempt <= self._retries and not final and not self.cancelled:
+            wait_ns = min(_BACKOFF_NS << (report.attempt - 1), _BACKOFF_MAX_NS)
+            due_ns = self.door.context.clock.now_ns() + int(wait_ns * (0.5 + _jitter.random() / 2))
+            heapq.heappush(self._delayed, (due_ns, report.index))
+            return
+        if report.outcome == Outcome.CANCELLATION:
+            fold.cancelled += 1
+        else:
+            fold.failed += 1
+        if self._failure is None:
+            self._failure = self._noted(report, error)
+
+    def _noted(self, report: ItemReport, error: BaseException) -> BaseException:
+        note = f"item {report.index} of map_tasks({self._fn_name}), attempt {report.attempt}, worker {report.worker_id}"
+        if report.worker_id != self.door.context.worker_id and report.error is not None and report.error.traceback:
+            note += f"; there:\n{report.error.traceback[-_NOTE_CHARS:]}"
+        error.add_note(note)
+        return error
+
+    def cancel(self, *, interrupt: bool) -> None:
+        """Begin nothing more; `interrupt`: end what runs elsewhere, too. From any thread."""
+        with self.changed:
+            self.cancelled = True
+            self._fold.cancelled += len(self._waiting) + len(self._delayed)
+            self._waiting.clear()
+            self._delayed.clear()
+        self.helpers.cancel(self, interrupt=interrupt)
+
+    def _stop(self, error: BaseException) -> None:
+        """The owner itself is interrupted: end what runs elsewhere and wait for it, unless told again."""
+        del error
+        self.cancel(interrupt=True)
+        while True:
+            self._settle_arrived()
+            with self.changed:
+                if not self.taken:
+                    return
+                self.changed.wait(self.helpers.wait_s(self))
+            self.helpers.more(self)
+
+    def _envelope(self, index: int) -> ItemEnvelope:
+        attempt = self._attempts[index] = self._attempts.get(index, 0) + 1
+        context, attributes = self.door.context, self.door.attributes
+        span_id = context.recorder.ids.span_id()
+        level = attributes.get(semconv.EXEC_LEVEL)
+        return ItemEnvelope(
+            node_id=self.door.node_id,
+            name=str(attributes[semconv.NODE_NAME]),
+            template=str(attributes[semconv.EXEC_TEMPLATE]),
+            level=level if isinstance(level, int) else None,
+            index=index,
+            attempt=attempt,
+            parent_span_id=self._parent,
+            span_id=span_id,
+            fn_name=self._fn_name,
+            previous_span_id=self._last_span.get(index, ""),
+            spanned=index < self._spanned,
+            code_file=self._code[0],
+            code_line=self._code[1],
+            timeout_s=self.timeout_s,
+        )
+
+    def _wake_delayed(self) -> None:
+        if self._delayed:
+            now_ns = self.door.context.clock.now_ns()
+            while self._delayed and self._delayed[0][0] <= now_ns:
+                self._waiting.appendleft(heapq.heappop(self._delayed)[1])
+
+    def _delay_s(self) -> float | None:
+        if not self._delayed:
+            return None
+        return max(0.0, (self._delayed[0][0] - self.door.context.clock.now_ns()) / 1e9) + 0.0005

@@ -1,0 +1,589 @@
+"""The processes executor: long-lived worker processes of our own (decision 009).
+
+What comes in: envelopes. What goes out: notices. A worker that dies takes with it what it was running and nothing else: everything handed over early waits in one queue
+that belongs to no worker. The driver never blocks on a worker, and no worker outlives its driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+import selectors
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from otel_exec import semconv
+from otel_exec.errors import OtelExecError
+from otel_exec.execute import wire
+from otel_exec.execute.base import Beat, Claimed, OpenSpan, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.dealing import Dealer
+from otel_exec.execute.envelope import TaskReport
+from otel_exec.execute.failure import of_exit
+from otel_exec.execute.in_process import open_span
+from otel_exec.execute.packing import BlobStore, Packer
+from otel_exec.execute.salvage import keep_output
+from otel_exec.execute.wire import Kind, Message, TaskQueue
+from otel_exec.execute.worker_process import WorkerProcess
+from otel_exec.spans.open_spans import read_open
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import Notice, RunSettings
+    from otel_exec.execute.dealing import Fan
+    from otel_exec.execute.envelope import TaskEnvelope
+    from otel_exec.plan.graph import Step
+
+__all__ = ["ProcessesExecutor"]
+
+_U64 = struct.Struct("<Q")
+_CLAIM = struct.Struct("<Qq")
+_report_decoder = msgspec.msgpack.Decoder(TaskReport)
+_encode = msgspec.msgpack.Encoder().encode
+
+# After a worker's death, what is neither in the queue nor in a live worker's hands by then is lost and sent again.
+_AUDIT_S = 0.5
+# A message that costs this many workers their lives before they even began it is not sent again.
+_MAX_LOSSES = 3
+# So many workers in a row that end before they are ready: no worker can be started at all.
+_MAX_STILLBORN = 3
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A message that is out: an attempt, or an item of a fan-out. `worker`: who claimed it."""
+
+    sequence: int
+    body: bytes
+    envelope: TaskEnvelope | None = None
+    fan: Fan | None = None
+    index: int = 0
+    worker: WorkerProcess | None = None
+    claimed_ns: int = 0
+    losses: int = 0
+    silent: bool = False  # the runner has settled it: tell nothing more of it
+
+
+class ProcessesExecutor:
+    """Runs attempts in worker processes; see `execute.base.Executor` for the contract."""
+
+    kind = "processes"
+    can_kill = True
+    by_value = True
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.prefetch = workers
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._notices: list[Notice] = []
+        self._workers: dict[str, WorkerProcess] = {}
+        self._jobs: dict[int, _Job] = {}
+        self._queued: set[int] = set()  # sent to the shared queue, not claimed, as far as is known
+        self._attempts: dict[tuple[str, int], int] = {}
+        self._dealer = Dealer(self)
+        self._names = itertools.count()
+        self._sequences = itertools.count(1)
+        self._audit_s: float | None = None
+        self._suspects: set[int] = set()
+        self._stillborn = 0
+        self._stopping = False
+        self._started = False
+        self._stopped = False
+        self._queue_watched = False
+
+    # --- the runner's side ------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, settings: RunSettings, clock: Clock) -> None:
+        """Start the worker processes."""
+        self._settings = settings
+        self._clock = clock
+        self._folder = tempfile.mkdtemp(prefix="otel-exec-")
+        for name in ("blobs", "big"):
+            os.mkdir(os.path.join(self._folder, name))
+        path = os.path.join(self._folder, "slots")
+        with open(path, "w+b") as file:
+            file.truncate(wire.SLOTS * wire.SLOT.size)
+            self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
+        self._slots = list(range(wire.SLOTS - 1, -1, -1))
+        self._blobs = BlobStore(os.path.join(self._folder, "blobs"))
+        self._packer = Packer(self._blobs)
+        self._queue = TaskQueue(os.path.join(self._folder, "big"))
+        self._started = True
+        _open_pools.add(self)
+        for _ in range(self.workers):
+            self._start_worker()
+
+    def pack(self, step: Step) -> object:
+        """Return the step's call as bytes; raises a `Mistake` when it can't be sent."""
+        return self._packer.call(step)
+
+    def submit(self, envelope: TaskEnvelope, packed: object) -> None:
+        """Put the attempt into the queue."""
+        sequence = next(self._sequences)
+        job = _Job(sequence, _encode((envelope, packed)), envelope=envelope)
+        self._jobs[sequence] = job
+        self._attempts[envelope.node_id, envelope.attempt] = sequence
+        self._enqueue(job)
+
+    def poll(self, timeout_s: float | None) -> Sequence[Notice]:
+        """Return what happened; wait for it when nothing did."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        woken = False
+        while True:
+            woken = self._turn(0.0 if self._notices or woken else self._wait_s(deadline)) or woken
+            if self._notices or woken or (deadline is not None and time.monotonic() >= deadline):
+                notices, self._notices = self._notices, []
+                return notices
+
+    def wake(self) -> None:
+        """End a waiting poll."""
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"\0")
+
+    def recall(self) -> Sequence[tuple[str, int]]:
+        """Take back all attempts that no worker has taken."""
+        taken: list[tuple[str, int]] = []
+        for job in self._drain():
+            if job.envelope is not None:
+                taken.append((job.envelope.node_id, job.envelope.attempt))
+                self._forget(job)
+            elif job.fan is not None:
+                self._forget(job)
+                self._dealer.returned(job.fan, job.sequence, job.body)
+        return taken
+
+    def interrupt(self, node_id: str, attempt: int) -> None:
+        """Have KeyboardInterrupt raised in the attempt; a worker checks that it is still the one it runs."""
+        sequence = self._attempts.get((node_id, attempt))
+        if sequence is not None:
+            self._interrupt(sequence)
+
+    def kill(self, node_id: str, attempt: int) -> None:
+        """End the worker that runs the attempt, and all that it started; another takes its place."""
+        sequence = self._attempts.get((node_id, attempt))
+        if sequence is None:
+            # Its report may be among the notices that were not fetched yet.
+            self._unreport(node_id, attempt)
+            return
+        if sequence in self._queued and self.withdraw([sequence]):
+            return
+        self._kill_sequence(sequence)
+        self._unreport(node_id, attempt)
+
+    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
+        """Return what is open in the attempt's worker, its task span first."""
+        sequence = self._attempts.get((node_id, attempt))
+        worker = self._holder(sequence) if sequence is not None else None
+        return [span for span in self._read_open(worker) if span.node_id == node_id] if worker is not None else ()
+
+    def stop(self, grace_s: float) -> Sequence[Notice]:
+        """Stop the workers, by force those that don't end within the grace."""
+        if not self._started or self._stopped:
+            return ()
+        self._stopping = True
+        for job in self._drain():
+            self._forget(job)
+        self._queue.end(len(self._workers))
+        for worker in self._workers.values():
+            worker.expected = True
+            if worker.own_queue:
+                worker.queue.end(1)
+        deadline = time.monotonic() + grace_s
+        while self._workers and time.monotonic() < deadline:
+            self._turn(min(0.05, max(0.0, deadline - time.monotonic())))
+        for worker in list(self._workers.values()):
+            worker.kill()
+            self._on_end(worker)
+        self._stopped = True
+        self._close()
+        notices, self._notices = self._notices, []
+        return notices
+
+    # --- one turn of the loop ---------------------------------------------------------------------------------------------------------------------
+
+    def _wait_s(self, deadline: float | None) -> float | None:
+        """Return how long nothing needs to be looked at."""
+        now = time.monotonic()
+        moments = [moment for moment in (deadline, self._audit_s, self._next_overdue_s(now)) if moment is not None]
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _turn(self, wait_s: float | None) -> bool:
+        """Wait for the sockets once and see to them; returns whether `wake` was called."""
+        woken = False
+        if self._queue.full != self._queue_watched:
+            self._watch_queue()
+        for key, events in self._selector.select(wait_s):
+            what = key.data
+            if what is None:
+                with contextlib.suppress(OSError):
+                    self._wake_out.recv(4096)
+                woken = True
+            elif what is self._queue:
+                self._queue.flush()
+            elif what.gone:
+                continue
+            elif key.fd == what.pid_fd:
+                self._on_end(what)
+            else:
+                if events & selectors.EVENT_WRITE:
+                    what.flush()
+                    if not what.waiting:
+                        self._selector.modify(what.sock, selectors.EVENT_READ, what)
+                if events & selectors.EVENT_READ:
+                    self._on_readable(what)
+        if self._audit_s is not None and time.monotonic() >= self._audit_s:
+            self._audit()
+        if self._dealer:
+            self._end_overdue()
+            self._dealer.deal()
+            self._watch_writers()
+        return woken
+
+    def _watch_queue(self) -> None:
+        self._queue_watched = self._queue.full
+        if self._queue_watched:
+            self._selector.register(self._queue, selectors.EVENT_WRITE, self._queue)
+        else:
+            self._selector.unregister(self._queue)
+
+    def _watch_writers(self) -> None:
+        for worker in self._workers.values():
+            if worker.waiting and not worker.gone:
+                self._selector.modify(worker.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+
+    def _on_readable(self, worker: WorkerProcess) -> None:
+        for kind, payload in worker.receive():
+            self._on_frame(worker, kind, payload)
+        if worker.closed:
+            self._on_end(worker)
+
+    def _on_frame(self, worker: WorkerProcess, kind: int, payload: bytes) -> None:
+        if kind == Kind.REPORT:
+            self._on_report(worker, payload)
+        elif kind == Kind.CLAIMED:
+            sequence, at_ns = _CLAIM.unpack(payload)
+            job = self._jobs.get(sequence)
+            if job is not None:
+                self._queued.discard(sequence)
+                job.worker, job.claimed_ns = worker, at_ns
+                worker.sequence = sequence
+                if job.envelope is not None and not job.silent:
+                    self._notices.append(Claimed(job.envelope.node_id, job.envelope.attempt, worker.worker_id, at_ns))
+        elif kind == Kind.ITEM_DONE:
+            job = self._take_done(worker, _U64.unpack_from(payload)[0])
+            if job is not None and job.fan is not None:
+                self._dealer.done(job.fan, job.sequence, payload[_U64.size :])
+                self._watch_writers()
+        elif kind == Kind.READY:
+            worker.ready = True
+            self._stillborn = 0
+            self._notices.append(WorkerReady(worker.worker_id, _U64.unpack(payload)[0]))
+        elif kind == Kind.BEAT:
+            at_ns, entries = msgspec.msgpack.decode(payload)
+            self._notices.append(Beat(worker.worker_id, at_ns, tuple(OpenSpan(*entry) for entry in entries)))
+        elif kind == Kind.OUTPUT:
+            node_id, text = msgspec.msgpack.decode(payload)
+            self._notices.append(Output(worker.worker_id, node_id, text))
+        elif kind == Kind.ASK_MAIN:
+            self._answer_main(worker, payload.decode())
+        else:
+            self._dealer.on_frame(worker, kind, payload)
+
+    def _on_report(self, worker: WorkerProcess, payload: bytes) -> None:
+        job = self._take_done(worker, _U64.unpack_from(payload)[0])
+        if job is not None and not job.silent:
+            self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[_U64.size :])))
+
+    def _take_done(self, worker: WorkerProcess, sequence: int) -> _Job | None:
+        """A worker has ended a message: return it, forgotten."""
+        if worker.sequence == sequence:
+            worker.sequence = 0
+        job = self._jobs.get(sequence)
+        if job is not None:
+            self._forget(job)
+        return job
+
+    def _answer_main(self, worker: WorkerProcess, name: str) -> None:
+        """Send a class or function of the user's script that a worker asks for by name."""
+        thing = getattr(sys.modules.get("__main__"), name, None)
+        digest = ""
+        if isinstance(thing, type) or callable(thing):
+            with contextlib.suppress(Exception):  # it can't be sent: the worker says that there is none
+                digest = self._packer.blob(thing)
+        worker.tell(Kind.MAIN, _encode((name, digest)))
+
+    # --- messages ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, job: _Job) -> None:
+        self._queued.add(job.sequence)
+        self._queue.put(job.sequence, Message.STEP if job.envelope is not None else Message.ITEM, job.body)
+
+    def _drain(self) -> list[_Job]:
+        """Take everything out of the queue; returns the jobs that were in it, in order."""
+        jobs = []
+        for sequence in self._queue.drain():
+            self._queued.discard(sequence)
+            job = self._jobs.get(sequence)
+            if job is not None:
+                jobs.append(job)
+        return jobs
+
+    def _forget(self, job: _Job) -> None:
+        self._jobs.pop(job.sequence, None)
+        self._queued.discard(job.sequence)
+        if job.envelope is not None:
+            self._attempts.pop((job.envelope.node_id, job.envelope.attempt), None)
+
+    def _in_hand(self, worker: WorkerProcess) -> tuple[int, int]:
+        """Return what the worker has taken, by its own note (0: nothing), and where in its scratch file that began to print."""
+        sequence, offset = wire.SLOT.unpack_from(self._page, worker.slot * wire.SLOT.size)
+        return int(sequence), int(offset)
+
+    def _holder(self, sequence: int) -> WorkerProcess | None:
+        """Return the worker that has a message in hand."""
+        job = self._jobs.get(sequence)
+        if job is not None and job.worker is not None:
+            return job.worker
+        return next((worker for worker in self._workers.values() if self._in_hand(worker)[0] == sequence), None)
+
+    def _interrupt(self, sequence: int) -> None:
+        worker = self._holder(sequence)
+        if worker is not None:
+            worker.tell(Kind.INTERRUPT, _U64.pack(sequence))
+
+    def _unreport(self, node_id: str, attempt: int) -> None:
+        self._notices = [
+            notice for notice in self._notices if not (isinstance(notice, Reported) and notice.report.node_id == node_id and notice.report.attempt == attempt)
+        ]
+
+    def _audit(self) -> None:
+        """After a death: send again what is nowhere.
+
+        A worker notes what it took a microsecond after it took it; so what is nowhere now is only suspected, and lost if it is still nowhere at the next look.
+        """
+        suspects, self._suspects = self._suspects, set()
+        kept = self._drain()
+        held = {self._in_hand(worker)[0] for worker in self._workers.values()}
+        for worker in list(self._workers.values()):  # read after the notes: a note is wiped only once the word is out
+            for kind, payload in worker.receive():
+                self._on_frame(worker, kind, payload)
+        nowhere = {sequence for sequence in self._queued - held if sequence in self._jobs}
+        for job in kept:
+            self._enqueue(job)
+        for sequence in sorted(nowhere & suspects):
+            self._enqueue(self._jobs[sequence])
+        self._suspects = nowhere - suspects
+        self._audit_s = time.monotonic() + _AUDIT_S if self._suspects else None
+
+    # --- ends of workers --------------------------------------------------------------------------------------------------------------------------
+
+    def _start_worker(self, *, only: Fan | None = None) -> WorkerProcess:
+        worker_id = str(next(self._names))
+        slot = self._slots.pop()
+        wire.SLOT.pack_into(self._page, slot * wire.SLOT.size, 0, 0)
+        queue = TaskQueue(os.path.join(self._folder, "big")) if only is not None else self._queue
+        at_ns = self._clock.now_ns()
+        worker = WorkerProcess(worker_id, self._settings, self._folder, slot, queue, own_queue=only is not None)
+        self._workers[worker_id] = worker
+        self._selector.register(worker.sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.waiting else 0), worker)
+        if worker.pid_fd >= 0:
+            self._selector.register(worker.pid_fd, selectors.EVENT_READ, worker)
+        self._notices.append(WorkerStarted(worker_id, at_ns, worker.pid, socket.gethostname()))
+        return worker
+
+    def _on_end(self, worker: WorkerProcess) -> None:
+        """A worker has ended (or closed its socket, which is the same to us)."""
+        if worker.gone:
+            return
+        for kind, payload in worker.receive():  # what it said before
+            self._on_frame(worker, kind, payload)
+        in_hand, offset = self._in_hand(worker)
+        self._selector.unregister(worker.sock)
+        if worker.pid_fd >= 0:
+            self._selector.unregister(worker.pid_fd)
+        returncode = worker.bury()
+        at_ns = self._clock.now_ns()
+        del self._workers[worker.worker_id]
+        self._slots.append(worker.slot)
+        open_spans = tuple(self._read_open(worker))
+        reason = of_exit(returncode)
+        job = self._jobs.get(worker.sequence or in_hand)
+        attempts: tuple[tuple[str, int], ...] = ()
+        tail = ""
+        if job is not None:
+            attempts, tail = self._casualty(worker, job, offset, reason, at_ns)
+        self._dealer.worker_gone(worker)
+        if worker.expected and not attempts:
+            self._notices.append(WorkerStopped(worker.worker_id, at_ns))
+        else:
+            self._notices.append(WorkerDied(worker.worker_id, at_ns, attempts, reason, open_spans=open_spans, log_tail=tail))
+        self._sweep(worker)
+        if not self._stopping:
+            self._audit_s = self._audit_s or time.monotonic() + _AUDIT_S
+            if not worker.own_queue:
+                self._replace(worker, reason)
+
+    def _casualty(self, worker: WorkerProcess, job: _Job, offset: int, reason: str, at_ns: int) -> tuple[tuple[tuple[str, int], ...], str]:
+        """See to what a dead worker had in hand; returns the attempts that the runner must settle, and the last lines printed."""
+        if job.fan is not None:
+            self._forget(job)
+            error_type = semconv.ERROR_TIMEOUT if job.silent else semconv.ERROR_WORKER_DIED
+            message = f"its timeout of {job.fan.timeout_s:g} s passed" if job.silent and job.fan.timeout_s is not None else reason
+            self._dealer.lost(job.fan, job.sequence, worker.worker_id, error_type, message, job.claimed_ns or at_ns, at_ns)
+            return (), ""
+        envelope = job.envelope
+        assert envelope is not None
+        if job.worker is None and not job.silent and job.losses < _MAX_LOSSES:
+            job.losses += 1  # it had not begun: nothing of the user's has run
+            self._enqueue(job)
+            return (), ""
+        self._forget(job)
+        tail = keep_output(
+            os.path.join(self._folder, f"output-{worker.worker_id}"), offset, envelope.output_path, envelope.attempt, self._settings.log_cap_bytes
+        )
+        return (() if job.silent else ((envelope.node_id, envelope.attempt),)), tail
+
+    def _replace(self, worker: WorkerProcess, reason: str) -> None:
+        if not worker.ready:
+            self._stillborn += 1
+            if self._stillborn >= _MAX_STILLBORN and not any(other.ready for other in self._workers.values()):
+                raise OtelExecError(f"no worker process can be started: {reason}; what Python said stands above, on stderr")
+        self._start_worker()
+
+    def _sweep(self, worker: WorkerProcess) -> None:
+        """Remove the files of a worker that is gone."""
+        wire.remove(os.path.join(self._folder, f"output-{worker.worker_id}"))
+        wire.remove(self._open_path(worker))
+
+    def _open_path(self, worker: WorkerProcess) -> str:
+        return os.path.join(self._settings.run_folder, "spans", f"worker-{worker.worker_id}.open")
+
+    def _read_open(self, worker: WorkerProcess) -> list[OpenSpan]:
+        spans = [open_span(entry) for entry in read_open(self._open_path(worker))]
+        return sorted(spans, key=lambda span: (span.kind != semconv.Kind.TASK, span.start_ns))
+
+    def _kill_sequence(self, sequence: int) -> None:
+        """End the worker that runs a message, unless it has ended by itself meanwhile: the process is stopped first, and what it said is read."""
+        worker = self._holder(sequence)
+        job = self._jobs.get(sequence)
+        if worker is None or job is None:
+            return
+        worker.freeze()
+        for kind, payload in worker.receive():
+            self._on_frame(worker, kind, payload)
+        if sequence not in self._jobs:
+            worker.thaw()
+            return
+        job.silent = True
+        worker.expected = True
+        worker.kill()
+        self._on_end(worker)
+
+    def _close(self) -> None:
+        _open_pools.discard(self)
+        self._selector.close()
+        self._queue.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        self._page.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def close_in_child(self) -> None:
+        """In a process that the driver forked: let go of the sockets, so that the workers see the driver's end."""
+        with contextlib.suppress(OSError):
+            for worker in self._workers.values():
+                worker.sock.close()
+            self._queue.close()
+
+    # --- what the dealer asks for -----------------------------------------------------------------------------------------------------------------
+
+    def idle(self) -> int:
+        """Return how many workers have nothing to do and nothing waiting for them."""
+        free = sum(1 for worker in self._workers.values() if worker.ready and worker.sequence == 0 and not worker.own_queue and not worker.expected)
+        return free - len(self._queued)
+
+    def deal(self, fan: Fan, index: int, body: bytes, worker: WorkerProcess | None) -> int:
+        """Send an item."""
+        job = _Job(next(self._sequences), body, fan=fan, index=index)
+        self._jobs[job.sequence] = job
+        if worker is None:
+            self._enqueue(job)
+        else:
+            worker.sequence = job.sequence
+            worker.queue.put(job.sequence, Message.ITEM, body)
+        return job.sequence
+
+    def extra_worker(self, fan: Fan) -> WorkerProcess:
+        """Start a worker for one fan-out alone."""
+        return self._start_worker(only=fan)
+
+    def dismiss(self, worker: WorkerProcess) -> None:
+        """End an extra worker in order."""
+        if not worker.gone:
+            worker.expected = True
+            worker.queue.end(1)
+
+    def end_item(self, sequence: int, *, kill: bool) -> None:
+        """Interrupt or kill whoever runs an item."""
+        if kill:
+            self._kill_sequence(sequence)
+        else:
+            self._interrupt(sequence)
+
+    def withdraw(self, sequences: list[int]) -> list[int]:
+        """Take messages back that no worker has taken."""
+        wanted = self._queued.intersection(sequences)
+        if not wanted:
+            return []
+        taken = []
+        for job in self._drain():
+            if job.sequence in wanted:
+                self._forget(job)
+                taken.append(job.sequence)
+            else:
+                self._enqueue(job)
+        return taken
+
+    def _next_overdue_s(self, now: float) -> float | None:
+        if not self._dealer:
+            return None
+        now_ns = self._clock.now_ns()
+        due = [
+            job.claimed_ns + job.fan.timeout_s * 1e9 for job in self._jobs.values() if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns
+        ]
+        return now + max(0.0, (min(due) - now_ns) / 1e9) + 0.001 if due else None
+
+    def _end_overdue(self) -> None:
+        """Kill items whose time ran out."""
+        now_ns = self._clock.now_ns()
+        for job in list(self._jobs.values()):
+            if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns and now_ns - job.claimed_ns > job.fan.timeout_s * 1e9:
+                self._kill_sequence(job.sequence)
+
+
+_open_pools: set[Any] = set()
+
+
+def _after_fork_in_child() -> None:
+    # Never the thread of the runner, never a worker: just a copy that must not keep the workers' line to the driver open.
+    for pool in list(_open_pools):
+        pool.close_in_child()
+    _open_pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,82 @@
+"""The verify hook: whether a step's output is what it should be.
+
+What comes in: a command (argv) or a function, the config and the output path. What goes out: nothing, or an exception that says why not.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from otel_exec.semconv import ERROR_VERIFY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["NotVerified", "check", "commands"]
+
+_FEED_BYTES = 65_536
+
+
+class NotVerified(Exception):
+    """The output did not pass; the message is one sentence. `error_type` is what stands in `error.type`."""
+
+    error_type = ERROR_VERIFY
+
+
+def commands(verify: Sequence[str] | str | object | None) -> tuple[str, ...] | None:
+    """Return a command hook as an argv of templates (a string is split by shlex), `None` where there is none or it is a function."""
+    if verify is None or callable(verify):
+        return None
+    return tuple(shlex.split(verify)) if isinstance(verify, str) else tuple(verify)  # type: ignore[arg-type]  # callable and None are out
+
+
+def check(
+    hook: Sequence[str] | Callable[[Any, str], object],
+    config: Any,
+    output_path: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    feed: Callable[[bytes], None] | None = None,
+) -> None:
+    """Check a step's output.
+
+    Args:
+        hook: argv, in which `{output_path}` stands for the path, run in the output folder; or `fn(config, output_path)`.
+        config: what the step's function was given.
+        output_path: where the output is; a remote one has no folder to run in.
+        environ: the command's environment; `None`: this process's.
+        feed: takes what the command prints; `None`: it prints where this process does.
+
+    Raises:
+        NotVerified: it returned non-zero or `False`, or the command can't be run.
+        BaseException: whatever the function raised.
+    """
+    if callable(hook):
+        if hook(config, output_path) is False:
+            raise NotVerified("verify returned False")
+        return
+    argv = [part.replace("{output_path}", output_path) for part in hook]
+    said = shlex.join(argv)
+    if not argv:
+        raise NotVerified("the verify command is empty")
+    folder = output_path if "://" not in output_path and os.path.isdir(output_path) else None
+    pipe = subprocess.PIPE if feed is not None else None
+    try:
+        process = subprocess.Popen(argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.STDOUT if pipe else None)
+    except OSError as error:
+        raise NotVerified(f"the verify command can't be run: {said}: {error.strerror or error}") from error
+    with process:
+        try:
+            if feed is not None and process.stdout is not None:
+                while chunk := process.stdout.read1(_FEED_BYTES):  # type: ignore[attr-defined]  # a pipe's reader is buffered
+                    feed(chunk)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if code != 0:
+        ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise NotVerified(f"the verify command {ended}: {said}")

@@ -1,0 +1,512 @@
+"""One attempt at a step, from its lock to its report: what every executor's workers do.
+
+What comes in: a `TaskEnvelope` and what a worker has (`WorkerContext`). What goes out: a `TaskReport`, the step's files, and the attempt's spans in the spool.
+One pass, one set of instants: created <= claimed <= started <= completed <= settled. The report, the files and the spans show the same integer nanoseconds.
+Telemetry never changes the outcome; nothing that the user's function does (short of ending the process) ends the worker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from otel_exec import semconv
+from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.clock import to_iso
+from otel_exec.errors import RecordError
+from otel_exec.execute import verify
+from otel_exec.execute.capture import use_capture
+from otel_exec.execute.envelope import ErrorInfo, TaskReport
+from otel_exec.execute.failure import describe
+from otel_exec.execute.packing import unpack
+from otel_exec.record import locks, step_files
+from otel_exec.semconv import Kind, Outcome, StatusWord
+from otel_exec.spans.open_spans import OpenEntry
+from otel_exec.spans.phases import TaskScope, enter_scope
+from otel_exec.spans.span_record import SpanLink, SpanRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import RunSettings
+    from otel_exec.execute.capture import Capture
+    from otel_exec.execute.envelope import TaskEnvelope
+    from otel_exec.execute.fan_out import Door
+    from otel_exec.execute.interrupts import Guard
+    from otel_exec.execute.rusage import ProcessMeter, ThreadMeter
+    from otel_exec.spans.recorder import Recorder
+    from otel_exec.spans.span_record import AttributeValue
+
+__all__ = ["Call", "WorkerContext", "run_attempt", "was_cancelled"]
+
+# (function, config, call style, verify hook), as `packing.Packer.call` packs it.
+Call = tuple[Any, Any, str, Any]
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(slots=True)
+class WorkerContext:
+    """What one worker has, for as long as it lives.
+
+    `claimed` is told (envelope, sequence, at_ns) just before an attempt's function is loaded. `door` makes what `map_tasks` calls inside a task.
+    `after` puts the process back as it was when a task has ended. `late_timeouts`: nobody can end an attempt from outside, so its timeout is judged when it returns.
+    `carrier`: the process is ours, so its environment may carry the task to processes that the task starts.
+    """
+
+    worker_id: str
+    settings: RunSettings
+    clock: Clock
+    recorder: Recorder
+    capture: Capture
+    meter: ProcessMeter | ThreadMeter
+    guard: Guard
+    claimed: Callable[[TaskEnvelope, int, int], None]
+    door: Callable[[WorkerContext, dict[str, AttributeValue], str], Door]
+    after: Callable[[], None] = _nothing
+    late_timeouts: bool = False
+    carrier: bool = False
+    pid: int = field(default_factory=os.getpid)
+
+
+def run_attempt(context: WorkerContext, envelope: TaskEnvelope, *, call: bytes = b"", direct: Call | None = None, sequence: int = 0) -> TaskReport | None:
+    """Run one attempt at a step.
+
+    Args:
+        context: the worker's.
+        envelope: the attempt.
+        call: the packed call where it does not lie in the envelope.
+        direct: the call itself, among threads.
+        sequence: the attempt's number in the executor, by which it may be interrupted.
+
+    Returns:
+        The report; `None` when the attempt was abandoned meanwhile: then nothing of it is written but its lock's release.
+    """
+    return _Attempt(context, envelope, call or envelope.call, direct, sequence).run()
+
+
+def was_cancelled(error: BaseException, guard: Guard) -> bool:
+    """Whether an exception is a cancellation: it came after the task was asked to end, or the user's code cancelled itself."""
+    if guard.interrupted:
+        return True
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def leave_if_forked(context: WorkerContext) -> None:
+    """End the process if it is a child that the user's function forked and let return through our code: the worker itself reports, once."""
+    if os.getpid() != context.pid:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
+
+
+class _Attempt:
+    """The state of one attempt while it runs."""
+
+    def __init__(self, context: WorkerContext, envelope: TaskEnvelope, call: bytes, direct: Call | None, sequence: int) -> None:
+        self.context = context
+        self.envelope = envelope
+        self.packed = call
+        self.call = direct
+        self.sequence = sequence
+        self.now = context.clock.now_ns
+        self.outcome: str = Outcome.SUCCESS
+        self.error: ErrorInfo | None = None
+        self.spans: list[SpanRecord] = []
+        self.warnings: list[tuple[str, str]] = []
+        self.claimed_ns = self.started_ns = self.completed_ns = self.verified_ns = 0
+        self.cpu_ns: int | None = None
+        self.peak_rss: int | None = None
+        self.fold: TaskFold | None = None
+        self.scope: TaskScope | None = None
+        self.door: Door | None = None
+        self.attributes: dict[str, AttributeValue] = {
+            semconv.NODE_ID: envelope.node_id,
+            semconv.NODE_NAME: envelope.name,
+            semconv.EXEC_TEMPLATE: envelope.template,
+            semconv.EXEC_ATTEMPT: envelope.attempt,
+            semconv.EXEC_WORKER_ID: context.worker_id,
+        }
+        if envelope.level is not None:
+            self.attributes[semconv.EXEC_LEVEL] = envelope.level
+
+    def run(self) -> TaskReport | None:
+        context, envelope = self.context, self.envelope
+        try:
+            refused = self._take_lock()
+        except (RecordError, OSError) as error:
+            refused = None
+            self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+        if refused is not None:
+            return refused
+        self.claimed_ns = self.now()
+        context.guard.begin(self.sequence)
+        context.claimed(envelope, self.sequence, self.claimed_ns)
+        context.capture.begin(envelope.output_path, envelope.attempt)
+        with use_capture(context.capture):
+            if self.error is None:
+                self._prepare()
+            if self.error is None:
+                self._load()
+            self._execute()
+            if context.guard.abandoned:
+                self._leave()
+                return None
+            if self.error is None and self._hook() is not None:
+                self._verify()
+        context.guard.end()
+        return self._store()
+
+    # --- before the function ----------------------------------------------------------------------------------------------------------------------
+
+    def _take_lock(self) -> TaskReport | None:
+        """Take the step's lock; returns a report when the step is not to be run."""
+        settings, envelope = self.context.settings, self.envelope
+        if envelope.locked or not settings.use_locks:
+            return None
+        state = locks.acquire(envelope.output_path, settings.lock_holder)
+        if not state.taken:
+            return self._refused("locked", holder=state.holder)
+        if state.taken_over_from:
+            self.warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {state.taken_over_from} was taken over"))
+        if envelope.force:
+            return None
+        events = step_files.read_events(envelope.output_path)
+        if not events or events[-1].status != StatusWord.SUCCESS:
+            return None
+        info = step_files.read_info(envelope.output_path)
+        self._release()
+        return self._refused("cached", info_found=msgspec.json.encode(info) if info is not None else b"")
+
+    def _refused(self, found: str, *, holder: str = "", info_found: bytes = b"") -> TaskReport:
+        now = self.now()
+        return TaskReport(
+            node_id=self.envelope.node_id,
+            attempt=self.envelope.attempt,
+            worker_id=self.context.worker_id,
+            outcome=Outcome.SUCCESS.value if found == "cached" else Outcome.SKIP.value,
+            claimed_ns=now,
+            settled_ns=now,
+            spans=[],
+            phases={},
+            found=found,
+            holder=holder,
+            info_found=info_found,
+            warnings=self.warnings,
+        )
+
+    def _prepare(self) -> None:
+        """Make the output folder and say RUNNING."""
+        envelope = self.envelope
+        try:
+            if not self.context.settings.use_locks:  # the lock file lies in the folder
+                step_files.make_output_folder(envelope.output_path)
+            if envelope.attempt == 1:
+                step_files.append_event(envelope.output_path, self._event(StatusWord.RUNNING, envelope.first_created_ns))
+        except (RecordError, OSError) as error:
+            self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+
+    def _load(self) -> None:
+        """Unpickle the call and import what it needs."""
+        guard = self.context.guard
+        if self.call is not None:
+            return
+        try:
+            try:
+                guard.arm()
+                self.call = unpack(self.packed)
+            finally:
+                guard.disarm()
+        except BaseException as error:
+            guard.disarm()
+            leave_if_forked(self.context)
+            self._judge(error)
+
+    # --- the function -----------------------------------------------------------------------------------------------------------------------------
+
+    def _execute(self) -> None:
+        """Call the function, with the task span current."""
+        context, envelope = self.context, self.envelope
+        if self.error is not None or self.call is None:
+            self.started_ns = self.completed_ns = self.now()
+            self._task_span()
+            return
+        fn, config, style, _ = self.call
+        self.door = context.door(context, self.attributes, envelope.node_id)
+        slot = self._list(Kind.TASK, self._task_name(), envelope.span_id)
+        if context.carrier:
+            os.environ["TRACEPARENT"] = self._traceparent(envelope.span_id)
+        context.meter.begin()
+        self.started_ns = self.now()
+        self.fold = TaskFold(envelope.span_id, self.started_ns)
+        self.scope = TaskScope(
+            context.recorder,
+            span_id=envelope.span_id,
+            node_id=envelope.node_id,
+            sink=self.fold,
+            attributes=self.attributes,
+            max_spans=context.settings.max_task_spans,
+            fan_out=self.door,
+        )
+        guard, now = context.guard, self.now
+        try:
+            with enter_scope(self.scope):
+                try:
+                    guard.arm()
+                    if style == "kwargs":
+                        fn(**config)
+                    else:
+                        fn(config)
+                finally:
+                    self.completed_ns = now()
+                    guard.disarm()
+        except BaseException as error:
+            guard.disarm()
+            leave_if_forked(context)
+            self._judge(error)
+            del error
+        leave_if_forked(context)
+        if not self.completed_ns:  # interrupted on its very first step
+            self.completed_ns = now()
+        self.cpu_ns, self.peak_rss = context.meter.end()
+        if context.recorder.open_spans is not None:
+            context.recorder.open_spans.close(slot)
+        timeout_s = envelope.timeout_s
+        if context.late_timeouts and timeout_s is not None and self.error is None and self.completed_ns - self.claimed_ns > timeout_s * 1e9:
+            self.outcome = Outcome.TIMEOUT
+            self.error = ErrorInfo(
+                type=semconv.ERROR_TIMEOUT, message=f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself"
+            )
+        self._task_span()
+
+    def _task_name(self) -> str:
+        return f"task {self.envelope.fn_name}"
+
+    def _traceparent(self, span_id: str) -> str:
+        recorder = self.context.recorder
+        return f"00-{recorder.trace_id}-{span_id}-0{1 if self.context.settings.sampled else 0}"
+
+    def _list(self, kind: Kind, name: str, span_id: str) -> int:
+        """List a span of the attempt as open."""
+        table = self.context.recorder.open_spans
+        if table is None:
+            return -1
+        return table.open(OpenEntry(span_id, self.envelope.parent_span_id, kind.value, name, self.envelope.node_id, self.now()))
+
+    def _task_span(self) -> None:
+        envelope, make = self.envelope, self.context.recorder.make
+        self.spans.append(make(Kind.LOAD, "load", self.claimed_ns, self.started_ns, parent=envelope.parent_span_id, attributes=self.attributes))
+        attributes: dict[str, AttributeValue] = {
+            **self.attributes,
+            semconv.EXEC_TASK_ID: envelope.node_id,
+            semconv.CODE_FUNCTION: envelope.fn_name,
+        }
+        if envelope.code_file:
+            attributes[semconv.CODE_FILE] = envelope.code_file
+            attributes[semconv.CODE_LINE] = envelope.code_line
+        if self.cpu_ns is not None:
+            attributes[semconv.EXEC_CPU_NS] = self.cpu_ns
+        if self.peak_rss is not None:
+            attributes[semconv.EXEC_PEAK_RSS] = self.peak_rss
+        error = self.error
+        self.spans.append(
+            make(
+                Kind.TASK,
+                self._task_name(),
+                self.started_ns,
+                self.completed_ns,
+                span_id=envelope.span_id,
+                parent=envelope.parent_span_id,
+                attributes=attributes,
+                links=(SpanLink(self.context.recorder.trace_id, envelope.previous_span_id, "retry"),) if envelope.previous_span_id else (),
+                outcome=self.outcome,
+                error_type=error.type if error is not None else None,
+                message=error.message if error is not None else "",
+            )
+        )
+
+    # --- after the function -----------------------------------------------------------------------------------------------------------------------
+
+    def _hook(self) -> Any:
+        return self.envelope.verify or (self.call[3] if self.call is not None else None)
+
+    def _verify(self) -> None:
+        context, envelope = self.context, self.envelope
+        assert self.call is not None
+        self._write_spans()  # a long verification must not cost the task span if the process is killed in it
+        span_id = context.recorder.ids.span_id()
+        slot = self._list(Kind.VERIFY, "verify", span_id)
+        guard = context.guard
+        feed = context.capture.feed if context.capture.pipes else None
+        environ = {**os.environ, "TRACEPARENT": self._traceparent(span_id)}
+        try:
+            try:
+                guard.arm()
+                verify.check(self._hook(), self.call[1], envelope.output_path, environ=environ, feed=feed)
+            finally:
+                guard.disarm()
+        except verify.NotVerified as error:
+            leave_if_forked(context)
+            self.outcome = Outcome.CANCELLATION if guard.interrupted else Outcome.FAILURE
+            self.error = ErrorInfo(type=verify.NotVerified.error_type, message=str(error))
+        except BaseException as error:
+            guard.disarm()
+            leave_if_forked(context)
+            self._judge(error)
+        leave_if_forked(context)
+        self.verified_ns = self.now()
+        if context.recorder.open_spans is not None:
+            context.recorder.open_spans.close(slot)
+        self.spans.append(
+            context.recorder.make(
+                Kind.VERIFY,
+                "verify",
+                self.completed_ns,
+                self.verified_ns,
+                span_id=span_id,
+                parent=envelope.parent_span_id,
+                attributes=self.attributes,
+                outcome=self.outcome,
+                error_type=self.error.type if self.error is not None else None,
+                message=self.error.message if self.error is not None else "",
+            )
+        )
+
+    def _store(self) -> TaskReport:
+        """Write the step's files, the spans and the report: all with the same numbers."""
+        context, envelope = self.context, self.envelope
+        context.after()
+        caught = context.capture.end()
+        if caught.error is not None:
+            self.warnings.append(("log_not_written", f"{envelope.node_id}: {caught.error}"))
+        final = self.error is None or envelope.last_attempt or self.outcome == Outcome.CANCELLATION
+        if final:
+            final = self._say_how_it_ended() or envelope.last_attempt
+        settled_ns = self.now()
+        begun_ns = self.verified_ns or self.completed_ns
+        self.spans.append(context.recorder.make(Kind.STORE, "store", begun_ns, settled_ns, parent=envelope.parent_span_id, attributes=self.attributes))
+        if final:
+            self._write_info(settled_ns)
+            self._release()
+        self._write_spans()
+        fold, door, scope = self.fold, self.door, self.scope
+        phases = fold.finish(self.completed_ns) if fold is not None else {}
+        nodes = fold.nodes if fold is not None else {}
+        tokens = fold.tokens if fold is not None else {}
+        items = None
+        unspanned = scope.unspanned if scope is not None else 0
+        if door is not None:
+            items = door.fold_into(phases, nodes, tokens)
+            unspanned += door.unspanned
+        return TaskReport(
+            node_id=envelope.node_id,
+            attempt=envelope.attempt,
+            worker_id=context.worker_id,
+            outcome=str(self.outcome),
+            claimed_ns=self.claimed_ns,
+            settled_ns=settled_ns,
+            spans=self.spans,
+            phases=phases,
+            items=items,
+            nodes=nodes,
+            error=self.error,
+            cpu_ns=self.cpu_ns,
+            peak_rss_bytes=self.peak_rss,
+            log_tail=caught.tail if self.error is not None else "",
+            log_path=caught.log_path,
+            unspanned=unspanned,
+            warnings=self.warnings,
+            tokens=tokens,
+        )
+
+    def _say_how_it_ended(self) -> bool:
+        """Append the last event; returns whether it stands. Where it can't be written, a success becomes an `error`."""
+        status = semconv.STATUS_OF_OUTCOME[Outcome(self.outcome)]
+        message = f"{self.error.type.removeprefix('builtins.')}: {self.error.message}" if self.error is not None else None
+        try:
+            step_files.append_event(self.envelope.output_path, self._event(status, self.now(), message, times=True))
+        except (RecordError, OSError) as error:
+            if self.error is None:
+                self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+            else:
+                self.warnings.append(("status_not_written", str(error)))
+            return False
+        return True
+
+    def _write_info(self, settled_ns: int) -> None:
+        envelope, recorder = self.envelope, self.context.recorder
+        measured = {
+            "scheduled_time": to_iso(envelope.first_created_ns),
+            "execution_start_time": to_iso(self.started_ns),
+            "execution_end_time": to_iso(self.completed_ns),
+            "duration_seconds": (self.completed_ns - self.started_ns) / 1e9,
+            "total_duration_seconds": (settled_ns - envelope.first_created_ns) / 1e9,
+            "exec_id": recorder.exec_id,
+            "trace_id": recorder.trace_id,
+            "span_id": envelope.parent_span_id,
+        }
+        try:
+            step_files.write_info(envelope.output_path, step_files.merge_info(envelope.info, measured))
+        except (RecordError, OSError) as error:
+            self.warnings.append(("info_not_written", str(error)))
+
+    def _write_spans(self) -> None:
+        """Write the spans that were not written yet."""
+        recorder = self.context.recorder
+        recorder.finish(self.spans[self._written :])
+        self._written = len(self.spans)
+
+    _written = 0
+
+    def _release(self) -> None:
+        settings = self.context.settings
+        if settings.use_locks:
+            try:
+                locks.release(self.envelope.output_path, settings.lock_holder)
+            except (RecordError, OSError) as error:
+                self.warnings.append(("lock_not_released", str(error)))
+
+    def _leave(self) -> None:
+        """The attempt was abandoned and has ended after all: whoever abandoned it has settled it."""
+        self.context.guard.end()
+        self.context.after()
+        self.context.capture.end()
+        self._release()
+
+    def _event(self, status: StatusWord, at_ns: int, message: str | None = None, *, times: bool = False) -> step_files.StatusEvent:
+        recorder = self.context.recorder
+        return step_files.StatusEvent(
+            date=to_iso(at_ns) or "",
+            status=status.value,
+            message=message,
+            task_id=self.envelope.node_id,
+            execution_start_time=self.started_ns / 1e9 if times else None,
+            execution_end_time=self.completed_ns / 1e9 if times else None,
+            exec_id=recorder.exec_id,
+            trace_id=recorder.trace_id,
+            span_id=self.envelope.parent_span_id,
+        )
+
+    # --- outcomes ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _judge(self, error: BaseException) -> None:
+        """Settle the outcome by an exception of the user's code."""
+        if was_cancelled(error, self.context.guard):
+            message = "interrupted" if self.context.guard.interrupted else "cancelled by its own code"
+            self._fail(error, Outcome.CANCELLATION, type_=semconv.ERROR_CANCELLED, message=message)
+        else:
+            self._fail(error, Outcome.FAILURE)
+
+    def _fail(self, error: BaseException, outcome: Outcome, *, type_: str | None = None, message: str | None = None) -> None:
+        self.outcome = outcome
+        self.error = describe(error, type_=type_, message=message)
