@@ -59,9 +59,9 @@ class Delivery:
         self._ending = threading.Event()
         self._abandoned = threading.Event()
         self._set_aside: list[Line] = []
+        self._why_set_aside = ""
         self._strikes = 0
         self._seen_stuck = 0
-        self._refusal: str | None = None
 
     def end(self) -> None:
         """Send what is there, then stop."""
@@ -162,7 +162,7 @@ class Delivery:
             last = part[-1]
             moves.append(Move(last.file, last.end, -answer.rejected, answer.rejected))
         moves.extend(_rejected(self._set_aside))
-        self._cursor.advance(self._name, moves, rejection=answer.reason or None)
+        self._cursor.advance(self._name, moves, rejection=answer.reason or (self._why_set_aside if self._set_aside else None))
         self._set_aside = []
         self._strikes = 0
         self._progress()
@@ -174,6 +174,7 @@ class Delivery:
             self._progress()
             return True
         self._set_aside.append(line)
+        self._why_set_aside = answer.reason
         self._strikes += 1
         self._cursor.note(self._name, answer.reason)
         return self._strikes < _STRIKES

@@ -110,7 +110,6 @@ class ExporterHandle:
         settings = msgspec.json.encode(ExporterSettings(list(self._endpoints), max(self._exit_timeout_s - _SELF_RESTRAINT_S, 0.0)))
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONINSPECT", "PYTHONWARNINGS")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH", ""), _PACKAGE_ROOT]))
-        environment.setdefault("GRPC_VERBOSITY", "NONE")
         with open(f"{self._run_folder}/{LOG_FILE}", "ab") as log:
             self._process = subprocess.Popen(
                 # -P: modules in the user's working directory must not stand in for those that the exporter needs.

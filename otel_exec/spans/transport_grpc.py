@@ -7,8 +7,11 @@ Source: OTLP specification 1.5, "OTLP/gRPC"; grpc channel arguments.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: what goes wrong is said by answers, not by a library's log
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub

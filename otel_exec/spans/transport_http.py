@@ -183,6 +183,8 @@ def _sentence(error: BaseException, timeout_s: float) -> str:
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return f"no answer within {timeout_s:g} s"
     if isinstance(error, urllib3.exceptions.SSLError):
+        if "WRONG_VERSION_NUMBER" in text:
+            return "TLS is not spoken there; for plain text write http:// in the address"
         return f"TLS failed ({' '.join(str(error).split())[:200]})"
     if "BadStatusLine" in text or "HTTP/0.9" in text or "IncompleteRead" in text:
         return "what answers there does not speak HTTP/1.1: is it the gRPC port (usually 4317)?"

@@ -11,11 +11,13 @@ import gzip
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -78,9 +80,10 @@ class OtlpReceiver:
     Args:
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
+        tls: certificate and key; without them plain text.
     """
 
-    def __init__(self, http_port: int = 0, grpc_port: int = 0) -> None:
+    def __init__(self, http_port: int = 0, grpc_port: int = 0, tls: tuple[Path, Path] | None = None) -> None:
         self._changed = threading.Condition()
         self.requests: list[Request] = []
         self.spans: list[ReceivedSpan] = []
@@ -88,11 +91,20 @@ class OtlpReceiver:
         self.refuse: Any = None  # a function of the spans that returns a Reply, or None for success
         self._http = _HttpServer(("127.0.0.1", http_port), self)
         self.http_port = self._http.server_address[1]
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._http_thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._http_thread.start()
         self._grpc = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
         trace_service_grpc.add_TraceServiceServicer_to_server(_Servicer(self), self._grpc)
-        self.grpc_port = self._grpc.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        address = f"127.0.0.1:{grpc_port}"
+        if tls:
+            certificate, key = (path.read_bytes() for path in tls)
+            self.grpc_port = self._grpc.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+        else:
+            self.grpc_port = self._grpc.add_insecure_port(address)
         self._grpc.start()
 
     @property
