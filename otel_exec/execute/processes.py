@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,13 @@ class ProcessesExecutor:
         self.workers = workers
         self.prefetch = workers
         self._selector = selectors.DefaultSelector()
+        # Calls are packed before anything is started: what can't be sent is a mistake of the plan.
+        self._folder = tempfile.mkdtemp(prefix="otel-exec-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        for name in ("blobs", "big"):
+            os.mkdir(os.path.join(self._folder, name))
+        self._blobs = BlobStore(os.path.join(self._folder, "blobs"))
+        self._packer = Packer(self._blobs)
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
@@ -112,16 +120,11 @@ class ProcessesExecutor:
         """Start the worker processes."""
         self._settings = settings
         self._clock = clock
-        self._folder = tempfile.mkdtemp(prefix="otel-exec-")
-        for name in ("blobs", "big"):
-            os.mkdir(os.path.join(self._folder, name))
         path = os.path.join(self._folder, "slots")
         with open(path, "w+b") as file:
             file.truncate(wire.SLOTS * wire.SLOT.size)
             self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
         self._slots = list(range(wire.SLOTS - 1, -1, -1))
-        self._blobs = BlobStore(os.path.join(self._folder, "blobs"))
-        self._packer = Packer(self._blobs)
         self._queue = TaskQueue(os.path.join(self._folder, "big"))
         self._started = True
         _open_pools.add(self)
