@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from otel_exec.plan.graph import Plan, Step
 
-__all__ = ["Decision", "Earlier", "Lookup", "Selection", "select"]
+__all__ = ["Decision", "Earlier", "Lookup", "Selection", "select", "will_run"]
 
 _NAMES_LISTED: Final = 20
 """A mistyped regex lists so many step names at most, the closest ones."""
@@ -168,6 +168,24 @@ def _below_failed(plan: Plan, decisions: list[Decision]) -> tuple[Decision, ...]
             reason = f"{plan.steps[cause].name} failed previously"
             decisions[step.index] = Decision("skip", reason, decision.earlier, cause="upstream_failed", forced=decision.forced)
     return tuple(decisions)
+
+
+def will_run(plan: Plan, decisions: Sequence[Decision]) -> list[bool]:
+    """Return for each step whether it may come to run.
+
+    Raises:
+        ValueError: the decisions don't fit the plan: they are not one a step, or run a step without what it depends on.
+    """
+    if len(decisions) != len(plan.steps):
+        raise ValueError(f"{len(decisions)} decisions for {len(plan.steps)} steps")
+    for step, decision in zip(plan.steps, decisions, strict=True):
+        if decision.action not in {"run", "wait"}:
+            continue
+        for upstream in step.depends_on:
+            above = decisions[upstream]
+            if above.action == "skip" and above.cause != "upstream_failed":
+                raise ValueError(f"step {step.name!r} is to be run, but {plan.steps[upstream].name!r}, which it depends on, is not: {above.reason}")
+    return [decision.action in {"run", "wait"} and not step.group for step, decision in zip(plan.steps, decisions, strict=True)]
 
 
 # Regexes and the steps that they find.

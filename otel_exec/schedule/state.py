@@ -31,6 +31,7 @@ from otel_exec.schedule.invariants import check
 from otel_exec.schedule.levels import Levels
 from otel_exec.schedule.ready import ReadySteps
 from otel_exec.schedule.retries import Attempts
+from otel_exec.schedule.select import will_run
 from otel_exec.schedule.transitions import BACKOFF, LOCK_WAIT, OPEN, READY, RUNNING, SETTLED, SUBMITTED, WAITING, Ledger
 from otel_exec.semconv import Outcome
 
@@ -88,7 +89,7 @@ class RunState:
         fail_fast: bool = False,
         validate: bool = False,
     ) -> None:
-        will_run = _will_run(plan, decisions)
+        taking_part = will_run(plan, decisions)
         if mistakes := impossible(plan, decisions, capacity):
             raise PlanError(mistakes)
         count = len(plan.steps)
@@ -97,7 +98,7 @@ class RunState:
         self.barrier = barrier or gates
         self.capacity = capacity
         self.ledger = Ledger(plan)
-        self.ready = ReadySteps(plan, will_run, capacity)
+        self.ready = ReadySteps(plan, taking_part, capacity)
         self.levels = Levels(plan, barrier=self.barrier, gates=gates)
         self.outcomes: list[str] = [""] * count
         self.ended = False
@@ -419,17 +420,3 @@ class RunState:
         if self._any_failed:
             return FAILURE
         return CANCELLATION if self._any_cancelled else SUCCESS
-
-
-def _will_run(plan: Plan, decisions: Sequence[Decision]) -> list[bool]:
-    """Return for each step whether it takes part in the run's chains, after checking that the decisions fit the plan."""
-    if len(decisions) != len(plan.steps):
-        raise ValueError(f"{len(decisions)} decisions for {len(plan.steps)} steps")
-    for step, decision in zip(plan.steps, decisions, strict=True):
-        if decision.action not in {"run", "wait"}:
-            continue
-        for upstream in step.depends_on:
-            above = decisions[upstream]
-            if above.action == "skip" and above.cause != "upstream_failed":
-                raise ValueError(f"step {step.name!r} is to be run, but {plan.steps[upstream].name!r}, which it depends on, is not: {above.reason}")
-    return [decision.action in {"run", "wait"} and not step.group for step, decision in zip(plan.steps, decisions, strict=True)]

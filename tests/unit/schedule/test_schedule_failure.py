@@ -237,3 +237,23 @@ def test_fail_fast_late_report() -> None:
     run.end("b", "failure", at_ns=8 * MS)
     assert run.created["c"] == 9 * MS
     assert run.settled["c"] == SettleStep(run.at["c"], 9 * MS, "cancellation", "cancelled")
+
+
+def test_failure_group_first_cause_stands() -> None:
+    """A group with two failed members names the one that failed first."""
+    run = Scenario(plan_of({"a": "", "b": "", "both": "a b"}, groups=["both"]))
+    run.begin()
+    run.end("b", "failure")
+    run.end("a", "failure")
+    assert run.settled["both"].by == run.at["b"]
+
+
+def test_lock_refused_to_later_attempt() -> None:
+    """A later attempt that finds the lock with another run has it no more, and has to take it again."""
+    run = Scenario(plan_of({"a": ""}, retries={"a": 1}))
+    run.begin()
+    run.claim("a")
+    run.end("a", "failure")
+    assert [one.locked for one in run.fire("a") if isinstance(one, Submit)] == [True]
+    run.refuse("a")
+    assert run.fire("a") == [Submit(0, attempt=2, created_ns=run.of(Submit)[1].created_ns, last_attempt=True, locked=False)]
