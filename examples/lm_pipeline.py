@@ -28,7 +28,6 @@ import tokenize as python_tokenize
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -349,9 +348,8 @@ class Tokenizer:
         return tuple(spelling)
 
 
-@lru_cache(maxsize=2)
 def load_tokenizer(path: str) -> Tokenizer:
-    """Read a tokenizer, once a process: its memory of words serves all the shards that this process encodes."""
+    """Read a tokenizer."""
     merges = json.loads(Path(path).read_text(encoding="utf-8"))["merges"]
     return Tokenizer([(left, right) for left, right in merges])
 

@@ -188,6 +188,5 @@ def test_the_whole_pipeline_is_the_same_again(lm, tmp_path):
     assert 1.0 < score["bits_per_byte"] < 6.0  # far below the 8 bits of a byte that nothing is known about
     assert score["perplexity_per_byte"] == pytest.approx(2 ** score["bits_per_byte"], rel=1e-3)
     assert "| vocabulary |" in first["report/report.md"].decode()
-    lm.load_tokenizer.cache_clear()
     second = _run_by_hand(lm, tmp_path / "second")
     assert second == first
