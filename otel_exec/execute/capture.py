@@ -363,10 +363,10 @@ class ProxiedStreams:
         self._pairs: list[tuple[str, Any, _Proxy]] = []
 
     def start(self) -> None:
-        """Put them in place."""
+        """Put them in place, unless they are: an application may have put its own there meanwhile."""
         for name in ("stdout", "stderr"):
             behind = getattr(sys, name)
-            if behind is None:
+            if behind is None or isinstance(behind, _Proxy):
                 continue
             proxy = _Proxy(behind)
             setattr(sys, name, proxy)
@@ -374,7 +374,7 @@ class ProxiedStreams:
 
     def stop(self) -> None:
         """Take them away. Safe to call twice."""
-        for name, behind, proxy in self._pairs:
+        for name, behind, proxy in reversed(self._pairs):
             if getattr(sys, name) is proxy:
                 setattr(sys, name, behind)
         self._pairs = []

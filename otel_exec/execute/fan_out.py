@@ -233,7 +233,7 @@ class FanOut:
         self.timeout_s = timeout_s
         self.owner_runs = timeout_s is None or isinstance(self.helpers, NoHelpers)
         limit = max_workers if max_workers is not None else len(items)
-        self.helper_limit = limit - 1 if self.owner_runs else limit
+        self.helper_limit = 0 if isinstance(self.helpers, NoHelpers) else limit - 1 if self.owner_runs else limit
         self.changed = threading.Condition()
         self.taken: dict[int, ItemEnvelope] = {}  # by helpers, begun or not
         self._arrived: deque[tuple[ItemEnvelope, Arrival]] = deque()
@@ -260,7 +260,7 @@ class FanOut:
             self._wake_delayed()
             if self.cancelled or not self._waiting or (helper and len(self.taken) >= self.helper_limit):
                 return None
-            index = self._waiting.popleft() if helper else self._waiting.pop()
+            index = self._waiting.popleft() if helper or self.helper_limit < 1 else self._waiting.pop()
             envelope = self._envelope(index)
             if helper:
                 self.taken[index] = envelope

@@ -63,8 +63,8 @@ class InProcess:
             sampled=settings.sampled,
             trace_state=settings.trace_state,
         )
-        self._streams = ProxiedStreams()
-        self._streams.start()
+        self.streams = ProxiedStreams()
+        self.streams.start()
 
     def context(
         self,
@@ -100,6 +100,6 @@ class InProcess:
 
     def close(self) -> None:
         """Give the streams back, close the spool. Safe to call twice."""
-        self._streams.stop()
+        self.streams.stop()
         self._spool.close()
         self._table.remove()

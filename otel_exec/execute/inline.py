@@ -74,6 +74,8 @@ class InlineExecutor:
             envelope, call = self._queue.popleft()
             self._poller = threading.get_ident()
             self._node_id = envelope.node_id
+            assert self._parts is not None
+            self._parts.streams.start()
             report = run_attempt(self._context, envelope, direct=call)
             self._poller = 0
             if report is not None:

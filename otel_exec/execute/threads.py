@@ -223,6 +223,8 @@ class ThreadsExecutor:
                 self._idle += worker.only is None
                 self._work.wait(_LOOK_S if self._fans else None)
                 self._idle -= worker.only is None
+        if self._parts is not None:
+            self._parts.streams.start()
         if worker.job is not None:
             self._run_attempt(worker, worker.job, call)
         elif worker.item is not None:
