@@ -700,6 +700,6 @@ if __name__ == "__main__":
     arguments, rest = parser.parse_known_args()
     executor_main(
         steps=[run_all(SMALL if arguments.small else FULL)],
-        description="n-gram models of the standard library (--small: a size that ends within 20 s)",
+        description="n-gram models of the standard library" + (", a small sample" if arguments.small else " (with --small: of a small sample)"),
         argv=rest,
     )
