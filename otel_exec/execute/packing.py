@@ -10,6 +10,7 @@ Cost of a small dataclass config: about 5 us.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BlobStore", "Packer", "StandInMain", "open_blobs", "unpack"]
 
 _KEPT_BLOBS = 4096
+_LruCached: Any = type(functools.lru_cache(str.upper))
 _BY_NAME = ""  # in a packer's cache: this function or class is imported by name
 
 
@@ -78,7 +80,7 @@ class _ValuePickler(pickle.Pickler):
     packer: Packer
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is FunctionType or isinstance(obj, type):
+        if type(obj) is FunctionType or type(obj) is _LruCached or isinstance(obj, type):
             return self.packer._reduce(obj)
         return NotImplemented
 
@@ -213,10 +215,10 @@ class Packer:
         """Say what of the step can't be sent, as precisely as it can be found."""
         if (broken := self._fails(step.fn)) is not None:
             message = f"its function {step.fn_name} can't be sent to a worker: {broken}"
-            hint = "make what it refers to inside the function, or use --executor threads"
+            hint = "make what it refers to inside the function, move it to a module that can be imported, or use --executor threads"
         elif callable(step.verify) and (broken := self._fails(step.verify)) is not None:
             message = f"its verify function can't be sent to a worker: {broken}"
-            hint = "make what it refers to inside the function, or use --executor threads"
+            hint = "make what it refers to inside the function, move it to a module that can be imported, or use --executor threads"
         else:
             path, culprit, why = self._culprit("config", step.config, error, 0)
             message = f"{path} (a {type(culprit).__qualname__}) can't be sent to a worker: {why}"
@@ -234,8 +236,21 @@ class Packer:
 def _by_cloudpickle(thing: object) -> bytes:
     import cloudpickle
 
-    data: bytes = cloudpickle.dumps(thing)
-    return data
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        def reducer_override(self, obj: Any) -> Any:
+            # By itself a cached function is pickled by name, and the stand-in for __main__ would look for that name in the blob it is loading.
+            if type(obj) is _LruCached and _route(obj) is None:
+                return cached_again, (obj.__wrapped__, obj.cache_parameters())
+            return super().reducer_override(obj)
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(thing)
+    return buffer.getvalue()
+
+
+def cached_again(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Return a function of the script's under `functools.lru_cache` again: each worker has a cache of its own."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _parts(thing: object) -> Iterator[tuple[str, object]]:
