@@ -330,3 +330,29 @@ def grow(n):
 
 def fan_late(config):
     map_tasks(slow_square, [1, 2], timeout=0.001)
+
+
+def hold_the_gil(config):
+    """Be in C code that never lets another thread run."""
+    import re
+
+    with open(config.path + ".begun", "w"):
+        pass
+    time.sleep(1.5)  # the worker ties itself to its driver within its first second of leisure
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def leave_child_behind(config):
+    """Start a process that would live on."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            time.sleep(1)
+    with open(config.path, "w") as file:
+        file.write(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def close_everything(config):
+    os.closerange(3, 4096)
+    time.sleep(60)

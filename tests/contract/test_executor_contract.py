@@ -46,7 +46,17 @@ def test_instants_are_in_order_and_the_same_everywhere(rig):
     envelope = rig.submit(steps.nothing)
     report = rig.report()
     load, task, store = (span_of(report, k) for k in ("load", "task", "store"))
-    assert envelope.created_ns <= report.claimed_ns == load.start_ns <= load.end_ns == task.start_ns <= task.end_ns == store.start_ns <= store.end_ns == report.settled_ns
+    assert (
+        envelope.created_ns
+        <= report.claimed_ns
+        == load.start_ns
+        <= load.end_ns
+        == task.start_ns
+        <= task.end_ns
+        == store.start_ns
+        <= store.end_ns
+        == report.settled_ns
+    )
     info = json.loads(rig.file(".executor_info"))
     assert info["name"] == "x"
     assert info["duration_seconds"] == task.duration_ns / 1e9
@@ -252,7 +262,7 @@ def test_cpu_and_memory(rig):
 # --- verify ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verify", [["test", "-d", "{output_path}"], "sh -c 'test \"$(pwd -P)\" = \"$(cd {output_path} && pwd -P)\"'", steps.verify_ok])
+@pytest.mark.parametrize("verify", [["test", "-d", "{output_path}"], 'sh -c \'test "$(pwd -P)" = "$(cd {output_path} && pwd -P)"\'', steps.verify_ok])
 def test_verify_passes(rig, verify):
     """A command, a string and a function that pass: the step succeeds, the verification is a span of its own after the task."""
     rig.submit(steps.nothing, verify=verify)
