@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from otel_exec import config as configuration
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import step_skeletons
-from otel_exec.cli.terminal import look_of
 from otel_exec.clock import AnchoredClock, to_iso
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
@@ -34,6 +33,7 @@ from otel_exec.plan.build import build_plan
 from otel_exec.record import locks
 from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord
 from otel_exec.record.run_store import RunStore
+from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
 from otel_exec.schedule.driver_spans import DriverSpans
 from otel_exec.schedule.retries import RetryPolicy
@@ -266,7 +266,7 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: TracerPr
     for text in config.warnings:
         aggregator.warn("configuration", text)
     spool_folder = os.path.join(store.folder, "spans")
-    spool = SpoolWriter(spool_folder, "driver", resource)
+    spool = SpoolWriter(spool_folder, "driver", {**resource, "process.pid": os.getpid()})
     recorder = Recorder(
         exec_id=exec_id, trace_id=trace_id, clock=clock, spool=spool, sink=aggregator.ingest, sampled=sampled, trace_state=config.trace_state, ids=ids
     )
@@ -287,6 +287,7 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: TracerPr
             clock=clock,
             listener=listener,
             info_of=static_info(plan),
+            look_up=look_up,
             packed=packed,
             keep=keeper.keep,
             gates=order.gates,
@@ -358,7 +359,6 @@ def _start_exporter(config: Config, folder: str, *, sampled: bool) -> ExporterHa
     if not sampled or config.sdk_disabled or not config.traces:
         return None
     from otel_exec.spans.exporter import ExporterHandle
-    from otel_exec.spans.forward import SpoolForwarder
 
     return ExporterHandle.start(folder, config.traces, exit_timeout_s=config.exit_timeout_s)
 

@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.launch import run
+from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import read_spool
 
@@ -61,10 +62,11 @@ class SteppingClock:
             self._now_ns += duration_ns
 
 
-class CountingIds:
+class CountingIds(IdGenerator):
     """Ids that count from 1, so that a test can name them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._spans = itertools.count(1)
         self._traces = itertools.count(1)
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from otel_exec.clock import to_iso
-from otel_exec.record.model import AttemptRecord, GateRecord, LevelRecord, RecordedError, RecordWarning, WorkerRecord
+from otel_exec.record.model import AttemptRecord, CachedFrom, GateRecord, LevelRecord, RecordedError, RecordWarning, WorkerRecord
 from otel_exec.semconv import (
     ERROR_TYPE,
     EXEC_ATTEMPT,
@@ -111,6 +113,10 @@ class Aggregator:
             step.outcome = line.outcome
             step.reason = line.cause
             step.cached = line.cause == "cached"
+            if step.cached and line.data is not None:  # found so while the run went on
+                step.cached_from = _cached_from(line.data)
+            if step.attempts and step.attempts[-1].outcome is None and not step.cached:
+                step.attempts[-1].outcome = line.outcome
             if line.outcome is not None and not step.group:
                 unchanged = line.outcome == Outcome.SKIP and line.cause not in {"upstream_failed", "gate_failed"}
                 if not unchanged:
@@ -230,11 +236,8 @@ class Aggregator:
         outcome = span.attributes.get(EXEC_OUTCOME)
         if step.outcome is None and isinstance(outcome, str):
             step.outcome = outcome
-        if step.attempts:
-            step.scheduled_time = to_iso(span.start_ns)
+        if step.scheduled_time is not None:  # it was created: the transition comes first
             step.total_duration_seconds = span.duration_ns / 1e9
-        else:
-            step.scheduled_time = None
 
     def _ingest_level(self, span: SpanRecord) -> None:
         number = span.attributes.get(EXEC_LEVEL)
@@ -299,6 +302,13 @@ class Aggregator:
     def last_completed_ns(self, worker_id: str) -> int | None:
         """Return when the worker's last task ended, nanoseconds since the Unix epoch."""
         return max((end for _, end in self._worker_tasks.get(worker_id, {}).values()), default=None)
+
+
+def _cached_from(data: Mapping[str, object]) -> CachedFrom:
+    try:
+        return msgspec.convert(data, CachedFrom)
+    except msgspec.ValidationError:  # another program's numbers: who made it still holds
+        return msgspec.convert({key: data.get(key) for key in ("exec_id", "trace_id", "span_id")}, CachedFrom)
 
 
 def _error(line: JournalLine) -> RecordedError | None:

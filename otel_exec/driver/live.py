@@ -10,11 +10,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from otel_exec.cli.terminal import look_of
 from otel_exec.report.eta import eta_ns
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
 from otel_exec.report.short_summary import short_summary
+from otel_exec.report.terminal import look_of
 from otel_exec.semconv import Kind, Outcome
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class TerminalListener(LiveListener):
         self._look = look_of(self._stream, os.environ)
         self._painter = Painter(self._stream)
         self._painted_ns = 0
-        self._cached_said = False
+        self._all_cached = all(decisions[index].action == "cached" for index in self._counted)
 
     def _event(self, event: StepEvent) -> None:
         self._painter.say(event_line(event, self._look), self._look.width)
@@ -151,7 +151,7 @@ class TerminalListener(LiveListener):
     def settled(self, step: Step, outcome: str, cause: str, duration_ns: int | None, error: ErrorInfo | None) -> None:
         """Say every event when piped; on a terminal only what went wrong, above the block."""
         super().settled(step, outcome, cause, duration_ns, error)
-        if step.group or cause in _NOT_OURS or step.index not in self._counted or (cause == "cached" and self.total == self.cached):
+        if step.group or cause in _NOT_OURS or step.index not in self._counted or self._all_cached:
             return
         what = "cached" if cause == "cached" else _WHAT[Outcome(outcome)]
         if self._terminal and what in {"finished", "cached", "skipped", "cancelled"}:
@@ -207,7 +207,7 @@ class TerminalListener(LiveListener):
     def finish(self, record: RunRecord) -> None:
         """Take the block away and print the short summary on stdout."""
         self._painter.clear(self._look.width)
-        if self.total and self.total == self.cached:
+        if self.total and self._all_cached:
             self._painter.say(f"nothing to run: {self.total} step{'s' * (self.total != 1)} had succeeded before", self._look.width)
         look = look_of(sys.stdout, os.environ)
         run_json = self._config.run_json or "run.json"

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from otel_exec.schedule.events import Event
     from otel_exec.schedule.instructions import Submit
     from otel_exec.schedule.listener import Listener
-    from otel_exec.schedule.select import Decision
+    from otel_exec.schedule.select import Decision, Earlier, Lookup
     from otel_exec.schedule.status_writer import StatusWriter
+    from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["Attempts", "Kept", "Running"]
 
@@ -45,6 +46,7 @@ class Running:
     attempt: int
     last_attempt: bool
     span_id: str
+    previous_span_id: str = ""
     worker_id: str = ""
     claimed_ns: int | None = None
     interrupted: bool = False
@@ -54,13 +56,17 @@ class Running:
 class Kept:
     """What is remembered of a step between its attempts.
 
-    `locked`: this run holds its lock. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt did, until the next one is handed over.
+    `locked`: this run holds its lock, since `locked_ns`. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt, `attempt`, did, until the next one is ready.
+    `made_by`: of a step that was found cached, the run that made its output.
     """
 
     locked: bool = False
+    locked_ns: int = 0
     error: ErrorInfo | None = None
     previous_span_id: str = ""
+    attempt: int = 0
     ended_ns: int | None = None
+    made_by: Earlier | None = None
     task_times: tuple[int, int] | None = None
     said_waiting: bool = False
 
@@ -80,6 +86,7 @@ class Attempts:
     spool_folder: str
     packed: dict[int, object]
     info_of: Callable[[Step], bytes]
+    look_up: Lookup
     write: Callable[[JournalLine], None]
     flush: Callable[[], None]
     set_timer: Callable[[int, int, int], None]
@@ -94,13 +101,9 @@ class Attempts:
         step = self.plan.steps[index]
         kept = self.kept[index]
         spans = self.spans
-        if kept.ended_ns is not None:
-            spans.backoff(index, instruction.attempt - 1, kept.ended_ns, instruction.created_ns)
-            kept.ended_ns = None
-        spans.attempt_created(index, instruction.created_ns)
         span_id = spans.recorder.ids.span_id()
         code = getattr(step.fn, "__code__", None)
-        self.running[step.node_id, instruction.attempt] = Running(step, instruction.attempt, instruction.last_attempt, span_id)
+        self.running[step.node_id, instruction.attempt] = Running(step, instruction.attempt, instruction.last_attempt, span_id, kept.previous_span_id)
         self.executor.submit(
             TaskEnvelope(
                 node_id=step.node_id,
@@ -121,10 +124,24 @@ class Attempts:
                 previous_span_id=kept.previous_span_id,
                 code_file=code.co_filename if code is not None else "",
                 code_line=code.co_firstlineno if code is not None else 0,
-                force=self.decisions[index].reason == "forced",
+                force=self.decisions[index].forced,
             ),
             self.packed[index],
         )
+
+    def created(self, index: int, at_ns: int) -> None:
+        """A step was created: its first attempt is ready."""
+        self.kept[index] = Kept()
+        if not self.plan.steps[index].group:
+            self.spans.attempt_created(index, at_ns)
+
+    def tried_again(self, index: int, at_ns: int) -> None:
+        """A timer of the state's has come: where a back-off is over, the next attempt is ready."""
+        kept = self.kept.get(index)
+        if kept is not None and kept.ended_ns is not None:
+            self.spans.backoff(index, kept.attempt, kept.ended_ns, at_ns)
+            self.spans.attempt_created(index, at_ns)
+            kept.ended_ns = None
 
     def take(self, notice: Notice) -> Sequence[Event]:
         """Take in a notice; returns what the state is to be told."""
@@ -157,7 +174,9 @@ class Attempts:
         step = running.step
         running.worker_id = notice.worker_id
         running.claimed_ns = notice.at_ns
-        self.kept[step.index].locked = True
+        kept = self.kept[step.index]
+        if not kept.locked:
+            kept.locked, kept.locked_ns = True, notice.at_ns
         self.spans.queue_ended(step.index, notice.attempt, notice.at_ns)
         self.write(JournalLine(notice.at_ns, "claimed", node=notice.node_id, attempt=notice.attempt, worker=notice.worker_id, span=running.span_id))
         if step.timeout_s is not None:
@@ -179,8 +198,9 @@ class Attempts:
             self.aggregator.warn(code, message)
         if report.found:
             del self.running[key]
-            self.spans.queue_ended(index, report.attempt, report.claimed_ns)
             if report.found == "cached":
+                self.spans.queue_ended(index, report.attempt, report.settled_ns)
+                kept.made_by = self.look_up(step)
                 return (StepFoundCached(report.settled_ns, index, report.attempt),)
             self._refused(step, kept, report)
             return (AttemptRefused(report.claimed_ns, index, report.attempt, report.holder),)
@@ -196,24 +216,35 @@ class Attempts:
         return (*claimed, ended)
 
     def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
-        self.spans.waiting(step.index, report.holder, report.claimed_ns)
+        self.spans.refused(step.index, report.attempt, report.holder, report.claimed_ns)
         if not kept.said_waiting:
             kept.said_waiting = True
             self.status.event(step, self.spans.step_span_ids[step.index], StatusWord.WAITING, f"waiting for {report.holder}")
             self.write(JournalLine(report.claimed_ns, "waiting", node=step.node_id, data={"holder": report.holder}))
             self.listener.waiting(step, report.holder)
 
-    def _ended(self, running: Running, outcome: str, error: ErrorInfo | None, at_ns: int, *, blameless: bool = False, log: str | None = None) -> AttemptEnded:
+    def _ended(
+        self,
+        running: Running,
+        outcome: str,
+        error: ErrorInfo | None,
+        at_ns: int,
+        *,
+        blameless: bool = False,
+        lock_lost: bool = False,
+        log: str | None = None,
+    ) -> AttemptEnded:
         step = running.step
         kept = self.kept[step.index]
         kept.error = error
         kept.previous_span_id = running.span_id
+        kept.attempt = running.attempt
         kept.ended_ns = at_ns if outcome != Outcome.SUCCESS else None
         data: dict[str, str | None] | None = None
         if error is not None:
             data = {"type": error.type, "message": error.message, "where": error.where, "traceback": error.traceback or None, "log": log}
         self.write(JournalLine(at_ns, "ended", node=step.node_id, attempt=running.attempt, worker=running.worker_id or None, outcome=outcome, error=data))
-        return AttemptEnded(at_ns, step.index, running.attempt, outcome, blameless)
+        return AttemptEnded(at_ns, step.index, running.attempt, outcome, blameless, lock_lost)
 
     # Attempts that can't speak for themselves.
 
@@ -225,8 +256,17 @@ class Attempts:
             running = self.running.pop(key, None)
             if running is not None:
                 running.worker_id = running.worker_id or notice.worker_id
-                opened = [entry for entry in notice.open_spans if entry.node_id == key[0]]
-                events.append(self._lose(running, opened, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=True))
+                events.append(
+                    self._lose(
+                        running,
+                        notice.open_spans if running.claimed_ns is not None else (),
+                        notice.at_ns,
+                        Outcome.ERROR,
+                        notice.error_type,
+                        notice.reason,
+                        blameless=True,
+                    )
+                )
         return events
 
     def time_out(self, index: int, attempt: int) -> Sequence[Event]:
@@ -242,7 +282,7 @@ class Attempts:
         events: list[Event] = []
         for index, kept in list(self.kept.items()):
             step = self.plan.steps[index]
-            if kept.locked and not self.status.renew(step):
+            if kept.locked and not self.status.renew(step, kept.locked_ns):
                 kept.locked = False
                 for running in [each for each in self.running.values() if each.step is step]:
                     events += self._end(running, Outcome.ERROR, ERROR_LEASE_LOST, "its lock was taken over by another run: the lease was lost")
@@ -292,18 +332,40 @@ class Attempts:
     ) -> AttemptEnded:
         """Close what an attempt left open, fold what it had finished, and say that it ended."""
         step = running.step
+        kept = self.kept[step.index]
         self.spans.queue_ended(step.index, running.attempt, at_ns)
-        lost = self.spans.lost_attempt(step, running.attempt, running.worker_id, running.span_id, opened, at_ns, outcome, error_type, message)
-        task = next((span for span in lost if span.span_id == running.span_id), None)
-        if task is not None:
-            self.kept[step.index].task_times = (task.start_ns, task.end_ns)
         self.flush()
         if running.claimed_ns is not None:
-            own = [
-                span
-                for span in read_spool(self.spool_folder)
-                if span.attributes.get(NODE_ID) == step.node_id and span.attributes.get(EXEC_ATTEMPT) == running.attempt
-            ]
-            self.aggregator.ingest([span for span in own if span.kind != Kind.PHASE])
-            fold_task_spans(self.aggregator, own)
-        return self._ended(running, outcome, ErrorInfo(error_type, message), at_ns, blameless=blameless)
+            found = self._what_is_left(running, opened, running.claimed_ns, at_ns, outcome, error_type, message)
+            self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
+            fold_task_spans(self.aggregator, found)
+            task = next((span for span in found if span.span_id == running.span_id), None)
+            kept.task_times = (task.start_ns, task.end_ns) if task is not None else (at_ns, at_ns)
+            self.flush()
+        return self._ended(
+            running, outcome, ErrorInfo(error_type, message), at_ns, blameless=blameless, lock_lost=running.claimed_ns is not None and not kept.locked
+        )
+
+    def _what_is_left(
+        self, running: Running, opened: Sequence[OpenSpan], claimed_ns: int, at_ns: int, outcome: str, error_type: str, message: str
+    ) -> list[SpanRecord]:
+        """Return the spans of an attempt that can't speak for itself: those in the spool, and the open ones, closed. Its parts follow each other without a gap."""
+        step = running.step
+        node_id, number = step.node_id, running.attempt
+        found = [span for span in read_spool(self.spool_folder) if span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == number]
+        known = {span.span_id for span in found}
+        task_ns = next((span.end_ns for span in found if span.span_id == running.span_id), None)
+        last_ns = max((span.end_ns for span in found if span.kind in {Kind.TASK, Kind.VERIFY}), default=0)
+        verifying = False
+        for entry in opened:
+            if entry.span_id in known:
+                continue
+            verifying = verifying or entry.kind == Kind.VERIFY
+            start_ns = task_ns if entry.kind == Kind.VERIFY and task_ns is not None else entry.start_ns
+            found.append(self.spans.lost(running, entry, start_ns, at_ns, outcome, error_type, message))
+        if not any(span.kind == Kind.LOAD for span in found):
+            started_ns = next((span.start_ns for span in found if span.span_id == running.span_id), at_ns)
+            found.append(self.spans.on_worker(step.index, Kind.LOAD, number, running.worker_id, claimed_ns, started_ns))
+        if task_ns is not None and not verifying and not any(span.kind == Kind.STORE for span in found):
+            found.append(self.spans.on_worker(step.index, Kind.STORE, number, running.worker_id, max(task_ns, last_ns), at_ns))
+        return found

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from otel_exec.semconv import (
+    CODE_FILE,
+    CODE_FUNCTION,
+    CODE_LINE,
     EXEC_ATTEMPT,
     EXEC_CACHED,
     EXEC_DEPENDS_ON,
     EXEC_LEVEL,
     EXEC_LOCK_HOLDER,
     EXEC_NAME,
+    EXEC_PHASE,
     EXEC_TASK_ID,
     EXEC_TEMPLATE,
     EXEC_WORKER_ID,
@@ -30,8 +36,9 @@ if TYPE_CHECKING:
 
     from otel_exec.execute.base import OpenSpan
     from otel_exec.plan.graph import Plan, Step
+    from otel_exec.schedule.attempts import Running
     from otel_exec.schedule.gates import GateResult
-    from otel_exec.schedule.select import Decision
+    from otel_exec.schedule.select import Earlier
     from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
@@ -60,7 +67,12 @@ class DriverSpans:
         self.finished: list[SpanRecord] = []
         new_id = recorder.ids.span_id
         self.step_span_ids = [new_id() for _ in plan.steps]
-        self._levels: dict[int, tuple[str, int]] = {}
+        # Of each level the span's id, given out when anybody asks for it, and since when it is open.
+        self._level_ids: dict[int, str] = {}
+        self._levels: dict[int, int] = {}
+        # Spans of steps that were settled without being created, until their level opens.
+        self._early: dict[int, list[SpanRecord]] = {}
+        self._links_to = plan.upstream()
         self._step_start: dict[int, int] = {}
         self._attempt_created: dict[int, int] = {}
         self._wait_since: dict[int, tuple[int, str]] = {}
@@ -77,29 +89,32 @@ class DriverSpans:
 
     # Levels.
 
-    def open_level(self, level: int, at_ns: int) -> None:
-        """A level's first step was created."""
-        self._levels[level] = (self.recorder.ids.span_id(), at_ns)
+    def _level_id(self, level: int) -> str:
+        span_id = self._level_ids.get(level)
+        if span_id is None:
+            span_id = self._level_ids[level] = self.recorder.ids.span_id()
+        return span_id
 
-    def close_level(self, level: int, at_ns: int, outcome: str) -> None:
-        """A level's last step settled."""
-        span_id, start_ns = self._levels.pop(level)
+    def open_level(self, level: int, at_ns: int) -> None:
+        """A level's first step was created. Steps that were settled before, uncreated, lie at that instant: inside their level."""
+        self._levels[level] = at_ns
+        self.finished += [replace(span, start_ns=at_ns, end_ns=at_ns) for span in self._early.pop(level, ())]
+
+    def close_level(self, level: int, start_ns: int, end_ns: int, outcome: str) -> None:
+        """A level's last step settled; its first was created at `start_ns`."""
+        self._levels.pop(level, None)
         self.finished.append(
             self.recorder.make(
                 Kind.LEVEL,
                 f"level {level}",
                 start_ns,
-                max(start_ns, at_ns),
-                span_id=span_id,
+                max(start_ns, end_ns),
+                span_id=self._level_id(level),
                 parent=self.root_span_id,
                 attributes={EXEC_LEVEL: level},
                 outcome=outcome,
             )
         )
-
-    def open_levels(self) -> dict[int, int]:
-        """Return the open levels and since when."""
-        return {level: start_ns for level, (_, start_ns) in self._levels.items()}
 
     # Steps.
 
@@ -118,73 +133,78 @@ class DriverSpans:
         """Return when a step was created; it must be open."""
         return self._step_start[index]
 
-    def close_step(self, index: int, at_ns: int, outcome: str, cause: str, decision: Decision, error_type: str | None, message: str) -> None:
-        """A step has its outcome."""
-        step = self.plan.steps[index]
+    def close_step(self, index: int, at_ns: int, outcome: str, *, made_by: Earlier | None = None, error_type: str | None = None, message: str = "") -> None:
+        """A step has its outcome.
+
+        Args:
+            index: the step's.
+            at_ns: when it was settled.
+            outcome: a word of `semconv.Outcome`.
+            made_by: of a cached step, the run that made its output.
+            error_type: `error.type` where it failed.
+            message: in one sentence.
+        """
         steps = self.plan.steps
-        start_ns = self._step_start.pop(index, at_ns)
-        cached = cause == "cached"
-        if step.level is not None and step.level in self._levels:
-            parent = self._levels[step.level][0]
-        else:
-            parent = self.root_span_id
+        step = steps[index]
+        start_ns = self._step_start.pop(index, None)
         ids = self.step_span_ids
         trace_id = self.recorder.trace_id
-        links = [SpanLink(trace_id, ids[upstream], "data") for upstream in step.depends_on]
+        links = [SpanLink(trace_id, ids[upstream], "data") for upstream in self._links_to[index]]
         links += [SpanLink(trace_id, ids[upstream], "nonblocking") for upstream in step.pseudo_depends_on]
         attributes = self.step_attributes(step)
         attributes[EXEC_DEPENDS_ON] = [steps[upstream].node_id for upstream in step.depends_on]
-        if cached:
+        if made_by is not None:
             attributes[EXEC_CACHED] = True
-            earlier = decision.earlier
-            if earlier is not None and earlier.trace_id and earlier.step_span_id:
-                links.append(SpanLink(earlier.trace_id, earlier.step_span_id, "cached"))
-        self.finished.append(
-            self.recorder.make(
-                Kind.STEP,
-                step.template if step.template in self._crowded else step.name,
-                start_ns,
-                max(start_ns, at_ns),
-                span_id=ids[index],
-                parent=parent,
-                attributes=attributes,
-                links=links,
-                outcome=outcome,
-                error_type=error_type,
-                message=message,
-            )
+            if made_by.trace_id and made_by.step_span_id:
+                links.append(SpanLink(made_by.trace_id, made_by.step_span_id, "cached"))
+        span = self.recorder.make(
+            Kind.STEP,
+            step.template if step.template in self._crowded else step.name,
+            at_ns if start_ns is None else start_ns,
+            at_ns,
+            span_id=ids[index],
+            parent=self.root_span_id if step.level is None else self._level_id(step.level),
+            attributes=attributes,
+            links=links,
+            outcome=outcome,
+            error_type=error_type,
+            message=message,
         )
+        if start_ns is None and step.level is not None and step.level not in self._levels:
+            self._early.setdefault(step.level, []).append(span)
+        else:
+            self.finished.append(span)
 
     # Parts of a step that are not its worker's.
 
     def attempt_created(self, index: int, at_ns: int) -> None:
-        """An attempt is ready: its queue begins (anew, when its lock has become free)."""
-        waited = self._wait_since.pop(index, None)
-        if waited is not None:
-            since_ns, holder = waited
-            self._part(index, Kind.WAIT, since_ns, at_ns, 1, {EXEC_LOCK_HOLDER: holder})
+        """An attempt is ready: its queue begins."""
         self._attempt_created[index] = at_ns
 
     def queue_ended(self, index: int, attempt: int, at_ns: int) -> None:
-        """An attempt was claimed, refused, or settled before anyone claimed it."""
+        """An attempt was claimed, refused, or settled before anyone claimed it: its queue ends, or, if it was refused before, its wait."""
         created_ns = self._attempt_created.pop(index, None)
         if created_ns is not None:
             self._part(index, Kind.QUEUE, created_ns, at_ns, attempt, {})
-
-    def waiting(self, index: int, holder: str, at_ns: int) -> None:
-        """Another run holds the step's lock."""
-        self._wait_since.setdefault(index, (at_ns, holder))
-
-    def wait_ended(self, index: int, at_ns: int) -> None:
-        """The step was settled while it waited, or found cached."""
         waited = self._wait_since.pop(index, None)
         if waited is not None:
             since_ns, holder = waited
-            self._part(index, Kind.WAIT, since_ns, max(since_ns, at_ns), 1, {EXEC_LOCK_HOLDER: holder})
+            self._part(index, Kind.WAIT, since_ns, at_ns, attempt, {EXEC_LOCK_HOLDER: holder})
+
+    def refused(self, index: int, attempt: int, holder: str, at_ns: int) -> None:
+        """Another run holds the step's lock: from here on the attempt waits, however often it asks again."""
+        if index not in self._wait_since:
+            self.queue_ended(index, attempt, at_ns)
+            self._wait_since[index] = (at_ns, holder)
 
     def backoff(self, index: int, attempt: int, start_ns: int, end_ns: int) -> None:
         """A failed attempt's back-off is over."""
         self._part(index, Kind.BACKOFF, start_ns, end_ns, attempt, {})
+
+    def on_worker(self, index: int, kind: Kind, attempt: int, worker_id: str, start_ns: int, end_ns: int) -> SpanRecord:
+        """Make the `load` or `store` of an attempt whose worker can't do so itself any more."""
+        self._part(index, kind, start_ns, end_ns, attempt, {EXEC_WORKER_ID: worker_id})
+        return self.finished[-1]
 
     def _part(self, index: int, kind: Kind, start_ns: int, end_ns: int, attempt: int, more: dict[str, AttributeValue]) -> None:
         attributes = self.step_attributes(self.plan.steps[index])
@@ -192,35 +212,44 @@ class DriverSpans:
         attributes.update(more)
         self.finished.append(self.recorder.make(kind, kind.value, start_ns, max(start_ns, end_ns), parent=self.step_span_ids[index], attributes=attributes))
 
-    def lost_attempt(
-        self, step: Step, attempt: int, worker_id: str, span_id: str, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error_type: str, message: str
-    ) -> list[SpanRecord]:
-        """Close what was open in an attempt that can't do so itself; returns the spans, the task span first where the function had been called."""
+    def lost(self, running: Running, entry: OpenSpan, start_ns: int, at_ns: int, outcome: str, error_type: str, message: str) -> SpanRecord:
+        """Close a span that was open in an attempt that can't do so itself."""
+        step = running.step
+        kind = entry.kind
         attributes = self.step_attributes(step)
-        attributes[EXEC_ATTEMPT] = attempt
-        attributes[EXEC_WORKER_ID] = worker_id
-        spans = []
-        for entry in opened:
-            kind = entry.kind
-            mine = dict(attributes)
-            if kind == Kind.TASK:
-                mine[EXEC_TASK_ID] = step.node_id if entry.span_id == span_id else entry.node_id
-            spans.append(
-                self.recorder.make(
-                    kind,
-                    entry.name,
-                    min(entry.start_ns, at_ns),
-                    at_ns,
-                    span_id=entry.span_id,
-                    parent=entry.parent_span_id,
-                    attributes=mine,
-                    outcome=outcome,
-                    error_type=error_type,
-                    message=message if kind == Kind.TASK else "",
-                )
-            )
-        self.finished += spans
-        return spans
+        attributes[EXEC_ATTEMPT] = running.attempt
+        attributes[EXEC_WORKER_ID] = running.worker_id
+        links: tuple[SpanLink, ...] = ()
+        if entry.span_id == running.span_id:
+            attributes[EXEC_TASK_ID] = step.node_id
+            attributes[CODE_FUNCTION] = step.fn_name
+            code = getattr(step.fn, "__code__", None)
+            if code is not None:
+                attributes[CODE_FILE] = code.co_filename
+                attributes[CODE_LINE] = code.co_firstlineno
+            if running.previous_span_id:
+                links = (SpanLink(self.recorder.trace_id, running.previous_span_id, "retry"),)
+        elif kind == Kind.TASK:
+            attributes[EXEC_TASK_ID] = entry.node_id
+        elif kind == Kind.PHASE:
+            attributes[EXEC_PHASE] = entry.name
+            if entry.node_id != step.node_id:
+                attributes[NODE_ID] = attributes[NODE_NAME] = entry.node_id
+        span = self.recorder.make(
+            kind,
+            entry.name,
+            min(start_ns, at_ns),
+            at_ns,
+            span_id=entry.span_id,
+            parent=entry.parent_span_id,
+            attributes=attributes,
+            links=links,
+            outcome=outcome,
+            error_type=error_type,
+            message=message if kind == Kind.TASK else "",
+        )
+        self.finished.append(span)
+        return span
 
     # Workers, gates, the run.
 
@@ -279,8 +308,8 @@ class DriverSpans:
         """The run has ended: whatever is still open is closed with it, then the run span."""
         for worker_id in list(self._workers):
             self.worker_ended(worker_id, at_ns, Outcome.SUCCESS)
-        for level in list(self._levels):
-            self.close_level(level, at_ns, outcome)
+        for level, start_ns in list(self._levels.items()):
+            self.close_level(level, start_ns, at_ns, outcome)
         self.finished.append(
             self.recorder.make(
                 Kind.RUN,

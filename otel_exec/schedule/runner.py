@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from otel_exec.errors import RecordError
 from otel_exec.execute.base import Beat, Output, WorkerDied, WorkerStopped
 from otel_exec.record import locks
 from otel_exec.record.run_store import JournalLine
@@ -31,6 +32,7 @@ from otel_exec.schedule.instructions import (
     StartStep,
     Submit,
 )
+from otel_exec.schedule.select import Earlier
 from otel_exec.schedule.status_writer import StatusWriter
 from otel_exec.semconv import ERROR_CANCELLED, STATUS_OF_OUTCOME, Outcome, StatusWord
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from otel_exec.record.run_store import RunStore
     from otel_exec.schedule.driver_spans import DriverSpans
     from otel_exec.schedule.listener import Listener
-    from otel_exec.schedule.select import Decision
+    from otel_exec.schedule.select import Decision, Lookup
     from otel_exec.schedule.state import RunState
     from otel_exec.spans.recorder import Recorder
 
@@ -72,6 +74,7 @@ class RunnerParts:
     listener: Listener
     spool_folder: str
     info_of: Callable[[Step], bytes]
+    look_up: Lookup
     packed: dict[int, object]
     keep: Callable[[Runner], None]
     gates: Sequence[Sequence[str] | str | Callable[[int], object]] = ()
@@ -103,6 +106,7 @@ class Runner:
             spool_folder=parts.spool_folder,
             packed=parts.packed,
             info_of=parts.info_of,
+            look_up=parts.look_up,
             write=self._write,
             flush=self._flush,
             set_timer=lambda at_ns, index, attempt: self._timer(at_ns, "attempt", index, attempt),
@@ -213,6 +217,7 @@ class Runner:
         while timers and timers[0][0] <= now_ns and self._ended is None:
             _, _, why, index, attempt = heapq.heappop(timers)
             if why == "state":
+                self.attempts.tried_again(index, now_ns)
                 self._tell([TimerFired(now_ns, index)])
             elif why == "attempt":
                 self._tell(self.attempts.time_out(index, attempt))
@@ -236,14 +241,14 @@ class Runner:
             self._settle(instruction)
         elif isinstance(instruction, StartStep):
             index = instruction.index
-            self.attempts.kept[index] = Kept()
             parts.spans.open_step(index, instruction.at_ns)
+            self.attempts.created(index, instruction.at_ns)
             self._write(JournalLine(instruction.at_ns, "created", node=self.plan.steps[index].node_id, span=parts.spans.step_span_ids[index]))
         elif isinstance(instruction, OpenLevel):
             parts.spans.open_level(instruction.level, instruction.at_ns)
         elif isinstance(instruction, CloseLevel):
             outcome = Outcome.FAILURE if instruction.level in self._failed_levels else Outcome.SUCCESS
-            parts.spans.close_level(instruction.level, instruction.at_ns, outcome)
+            parts.spans.close_level(instruction.level, instruction.start_ns, instruction.at_ns, outcome)
         elif isinstance(instruction, SetTimer):
             if instruction.why == "backoff":
                 kept = self.attempts.kept[instruction.index]
@@ -269,14 +274,13 @@ class Runner:
         step = self.plan.steps[index]
         kept = self.attempts.kept.pop(index, None) or Kept()
         spans = self.parts.spans
-        spans.queue_ended(index, max(1, instruction.attempts), at_ns)
-        spans.wait_ended(index, at_ns)
+        if cause == "cancelled" and kept.ended_ns is not None:
+            spans.backoff(index, kept.attempt, kept.ended_ns, at_ns)
+        spans.queue_ended(index, instruction.attempts + 1, at_ns)
         error = kept.error if outcome != Outcome.SUCCESS else None
         message = error.message if error is not None else ""
         if cause == "upstream_failed" and instruction.by is not None:
             message = f"{self.plan.steps[instruction.by].name} failed"
-        if kept.ended_ns is not None and outcome == Outcome.CANCELLATION:  # cancelled while it backed off
-            spans.backoff(index, instruction.attempts, kept.ended_ns, at_ns)
         if outcome in _FAILED:
             if error is not None:
                 self.errors[index] = error
@@ -284,8 +288,12 @@ class Runner:
                 self._failed_levels.add(step.level)
         self._last_event(step, kept, instruction, message)
         error_type = error.type if error is not None else ERROR_CANCELLED if outcome == Outcome.CANCELLATION else None
-        spans.close_step(index, at_ns, outcome, cause, self.parts.decisions[index], error_type, message)
-        self._write(JournalLine(at_ns, "settled", node=step.node_id, outcome=outcome, cause=cause or None))
+        made_by = (kept.made_by or self.parts.decisions[index].earlier or Earlier()) if cause == "cached" else None
+        spans.close_step(index, at_ns, outcome, made_by=made_by, error_type=error_type, message=message)
+        data = None
+        if kept.made_by is not None:  # what was known before the run stands in the record of its start
+            data = {**kept.made_by.times, "exec_id": kept.made_by.exec_id, "trace_id": kept.made_by.trace_id, "span_id": kept.made_by.step_span_id}
+        self._write(JournalLine(at_ns, "settled", node=step.node_id, outcome=outcome, cause=cause or None, data=data))
         attempts = self.parts.aggregator.steps[step.node_id].attempts
         self.parts.listener.settled(step, outcome, cause, attempts[-1].execution_ns if attempts else None, error)
 
@@ -294,6 +302,9 @@ class Runner:
         span_id = self.parts.spans.step_span_ids[step.index]
         if kept.locked:
             self.status.event(step, span_id, STATUS_OF_OUTCOME[Outcome(instruction.outcome)], message, kept.task_times)
+            if kept.task_times is not None:
+                created_ns = self.parts.spans.step_start(step.index)
+                self.status.info(step, span_id, self.parts.info_of(step), kept.task_times, (created_ns, instruction.at_ns))
             if not any(key[0] == step.node_id for key in self.attempts.abandoned):
                 self.status.release(step)
         elif instruction.cause in {"upstream_failed", "gate_failed"}:
@@ -314,4 +325,7 @@ class Runner:
             self.parts.recorder.finish(finished)
         if self._journal:
             lines, self._journal = self._journal, []
-            self.parts.store.journal(lines)
+            try:
+                self.parts.store.journal(lines)
+            except RecordError as error:  # the run goes on: its record is tried again at its end, and fails there if it must
+                self.parts.aggregator.warn("journal_not_written", str(error))

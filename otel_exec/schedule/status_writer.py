@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks
-from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder
+from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder, merge_info, write_info
 
 if TYPE_CHECKING:
     from otel_exec.aggregate.aggregator import Aggregator
@@ -30,6 +30,8 @@ class StatusWriter:
         self._settings = settings
         self._clock = clock
         self._aggregator = aggregator
+        # When a step's lock was last known to be ours, by its index.
+        self._renewed_ns: dict[int, int] = {}
 
     def event(self, step: Step, span_id: str, word: StatusWord, message: str | None, times: tuple[int, int] | None = None) -> None:
         """Append an event; `times` are started and completed, nanoseconds since the Unix epoch, where the function was called."""
@@ -52,15 +54,44 @@ class StatusWriter:
         except RecordError as error:
             self._aggregator.warn("status_not_written", str(error))
 
-    def renew(self, step: Step) -> bool:
-        """Renew the step's lock; `False` when it is no longer ours. A lock that can't be reached is a warning: it may be ours still."""
+    def info(self, step: Step, span_id: str, static: bytes, task: tuple[int, int], step_times: tuple[int, int]) -> None:
+        """Replace `.executor_info` for a worker that can't: `task` is started and completed, `step_times` created and settled, nanoseconds since the Unix epoch."""
+        if step.output_path is None:
+            return
+        measured = {
+            "scheduled_time": to_iso(step_times[0]),
+            "execution_start_time": to_iso(task[0]),
+            "execution_end_time": to_iso(task[1]),
+            "duration_seconds": (task[1] - task[0]) / 1e9,
+            "total_duration_seconds": (step_times[1] - step_times[0]) / 1e9,
+            "exec_id": self._settings.exec_id,
+            "trace_id": self._settings.trace_id,
+            "span_id": span_id,
+        }
+        try:
+            write_info(step.output_path, merge_info(static, measured))
+        except RecordError as error:
+            self._aggregator.warn("info_not_written", str(error))
+
+    def renew(self, step: Step, locked_ns: int) -> bool:
+        """Renew the step's lock; `False` when it is no longer ours.
+
+        A lock that can't be reached is a warning, since it may be ours still; once it could not be reached for as long as makes a lock stale, anybody may have taken it.
+
+        Args:
+            step: the step.
+            locked_ns: when this run took the lock.
+        """
         if step.output_path is None:
             return True
+        now_ns = self._clock.now_ns()
         try:
-            return locks.heartbeat(step.output_path, self._settings.lock_holder)
+            ours = locks.heartbeat(step.output_path, self._settings.lock_holder)
         except RecordError as error:
             self._aggregator.warn("lock_not_renewed", str(error))
-            return True
+            return now_ns - max(locked_ns, self._renewed_ns.get(step.index, 0)) <= locks.STALE_S * 1_000_000_000
+        self._renewed_ns[step.index] = now_ns
+        return ours
 
     def release(self, step: Step) -> None:
         """Let the step's lock go, if it is ours."""
