@@ -3,8 +3,8 @@
 What comes in: a run's folder and endpoints. What goes out: requests, and acknowledgements in the cursor. Only what no endpoint's cursor has is sent,
 in each file's order, one request at a time an endpoint. Imports no OpenTelemetry itself.
 
-A line leaves the queue in three ways: the receiver has acknowledged it; it is not a span (skipped); or a receiver that does accept others refuses it
-(rejected). Whatever else happens, it stays in the spool.
+A line leaves the queue in three ways: the receiver has acknowledged it; it is not a span (skipped); or it is refused by itself, by a receiver that does
+accept others or because it is not OTLP (rejected). Whatever else happens, it stays in the spool.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Delivery:
 
     def _give_up_on(self, line: Line, answer: Answer) -> bool:
         """Set a line aside that is refused by itself; returns whether the endpoint is worth going on with."""
-        if self._cursor.progress(self._name).spans_acknowledged:
+        if self._cursor.progress(self._name).spans_acknowledged or not _fits(line):
             self._cursor.advance(self._name, _rejected([line]), rejection=answer.reason)
             self._progress()
             return True
@@ -178,6 +178,17 @@ class Delivery:
         self._strikes += 1
         self._cursor.note(self._name, answer.reason)
         return self._strikes < _STRIKES
+
+
+def _fits(line: Line) -> bool:
+    """Whether the official messages can hold a line; where they can't it is the line's fault, whoever refused it."""
+    from otel_exec.spans.otlp_proto import to_request
+
+    try:
+        to_request([line.content])
+    except ValueError:
+        return False
+    return True
 
 
 def _rejected(lines: Sequence[Line]) -> list[Move]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from support.spool_lines import line, span, write_spool
 
@@ -10,7 +12,6 @@ from otel_exec.spans import spool_follower
 from otel_exec.spans.cursor import Cursor, read_export
 from otel_exec.spans.delivery import Delivery
 from otel_exec.spans.otlp_json import merge
-from otel_exec.spans.otlp_proto import to_request
 from otel_exec.spans.transport import Answer
 
 ENDPOINT = Endpoint("http://h:4318/v1/traces", "http/json")
@@ -26,8 +27,7 @@ class Scripted:
         self.closed = False
 
     def send(self, lines):
-        numbers = [int(each.span_id.hex(), 16) - 1 for r in to_request(lines).resource_spans for s in r.scope_spans for each in s.spans]
-        assert merge(lines)
+        numbers = [int(each["spanId"], 16) - 1 for r in json.loads(merge(lines))["resourceSpans"] for s in r["scopeSpans"] for each in s["spans"]]
         self.sent.append(numbers)
         return self.answer(numbers)
 
@@ -98,6 +98,13 @@ def test_a_receiver_that_never_accepted_rejects_nothing(run_folder):
     transport, entry = deliver(run_folder, bad(1))
     assert (entry.spans_acknowledged, entry.spans_rejected, entry.last_error) == (2, 1, None)
     assert sorted({number for request in transport.sent for number in request}) == [0, 1, 2]
+
+
+def test_many_lines_that_are_not_otlp_block_nothing(run_folder):
+    """However many lines at the front no message could hold, they are rejected and the spans behind them go out."""
+    (run_folder / "spans" / "a.jsonl").write_text("".join(line(span(number, traceId="bad")) for number in range(30)) + line(span(30)))
+    _, entry = deliver(run_folder, bad(*range(30)))
+    assert (entry.spans_acknowledged, entry.spans_rejected) == (1, 30)
 
 
 def test_a_refusal_ends_it(run_folder, small_batches):
