@@ -5,7 +5,7 @@ Every event carries its instant, `at_ns`, nanoseconds since the Unix epoch; the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = [
     "AttemptClaimed",
@@ -21,15 +21,13 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RunBegan:
+class RunBegan(msgspec.Struct, frozen=True, gc=False):
     """The run began: everything without an unsettled dependency is created now."""
 
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptClaimed:
+class AttemptClaimed(msgspec.Struct, frozen=True, gc=False):
     """A worker took the attempt."""
 
     at_ns: int
@@ -38,8 +36,7 @@ class AttemptClaimed:
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(msgspec.Struct, frozen=True, gc=False):
     """The attempt came to an outcome (a word of `semconv.Outcome`, not `skip`). `blameless`: a death that may not be the step's own fault (worker or node died).
 
     `lock_lost`: the step's lock is not this run's any more, so a later attempt has to take it again.
@@ -53,8 +50,7 @@ class AttemptEnded:
     lock_lost: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRefused:
+class AttemptRefused(msgspec.Struct, frozen=True, gc=False):
     """Another run holds the step's lock: nothing ran, the worker is free again."""
 
     at_ns: int
@@ -63,8 +59,7 @@ class AttemptRefused:
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepFoundCached:
+class StepFoundCached(msgspec.Struct, frozen=True, gc=False):
     """When its lock was taken, the step had succeeded meanwhile in another run: nothing ran."""
 
     at_ns: int
@@ -72,8 +67,7 @@ class StepFoundCached:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecalled:
+class AttemptRecalled(msgspec.Struct, frozen=True, gc=False):
     """The executor gave back an attempt that no worker had claimed."""
 
     at_ns: int
@@ -81,16 +75,14 @@ class AttemptRecalled:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True, gc=False):
     """A timer that the state asked for has come: a back-off is over, or a lock is to be tried again."""
 
     at_ns: int
     index: int
 
 
-@dataclass(frozen=True, slots=True)
-class GatesEnded:
+class GatesEnded(msgspec.Struct, frozen=True, gc=False):
     """All gates after level `level` ended, or were ended by a cancellation; `passed` says whether all passed. `RunGates` is always answered by this."""
 
     at_ns: int
@@ -98,8 +90,7 @@ class GatesEnded:
     passed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(msgspec.Struct, frozen=True, gc=False):
     """Nothing new starts; running attempts are told to end. `reason` is `interrupt`, `terminate` or `timeout`; fail-fast is the state's own."""
 
     at_ns: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 __all__ = [
     "CloseLevel",
@@ -19,16 +19,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenLevel:
+class OpenLevel(msgspec.Struct, frozen=True, gc=False):
     """The level's first step is about to be created: open its span at `at_ns`."""
 
     level: int
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloseLevel:
+class CloseLevel(msgspec.Struct, frozen=True, gc=False):
     """All of the level's steps have settled: its span is from `start_ns` to `at_ns`.
 
     `start_ns` is the first created of its steps; it may lie before `OpenLevel`'s instant, since reports come in another order than attempts settled in.
@@ -40,16 +38,14 @@ class CloseLevel:
     start_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartStep:
+class StartStep(msgspec.Struct, frozen=True, gc=False):
     """The step is created (ready) at `at_ns`: open its span. Groups too, when the first of what they called is created."""
 
     index: int
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True, gc=False):
     """Hand the attempt to the executor. `created_ns` is the attempt's own (after back-off for a later one). `locked`: this run holds the step's lock already."""
 
     index: int
@@ -59,8 +55,7 @@ class Submit:
     locked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True, gc=False):
     """Send `TimerFired` for the step at `at_ns`. `why` is `backoff` or `lock`."""
 
     index: int
@@ -68,8 +63,7 @@ class SetTimer:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class SettleStep:
+class SettleStep(msgspec.Struct, frozen=True, gc=False):
     """The step has its outcome, for good, at `at_ns`: close its span and write what only the driver can write.
 
     `cause` says why a step that did not run was settled: `upstream_failed` (then `by` is the index of the first cause), `cached`, `not_needed`, `not_selected`, `failed_previously`, `gate_failed`, `cancelled`; "" when it ran.
@@ -85,25 +79,21 @@ class SettleStep:
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RunGates:
+class RunGates(msgspec.Struct, frozen=True, gc=False):
     """Run the gates after level `level`; `GatesEnded` is expected, also when a cancellation ends them."""
 
     level: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecallAll:
+class RecallAll(msgspec.Struct, frozen=True, gc=False):
     """Take back what no worker claimed (`AttemptRecalled` for each)."""
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptRunning:
+class InterruptRunning(msgspec.Struct, frozen=True, gc=False):
     """Tell all running attempts, and gates, to end; after the grace the runner kills them. Comes again when an attempt is claimed late: who was told already is not told twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class EndRun:
+class EndRun(msgspec.Struct, frozen=True, gc=False):
     """Everything has settled. `outcome`: success, failure, timeout or cancellation."""
 
     at_ns: int
