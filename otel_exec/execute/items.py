@@ -16,7 +16,6 @@ from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.execute.failure import describe
 from otel_exec.execute.worker import leave_if_forked, was_cancelled
 from otel_exec.semconv import Kind, Outcome
-from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink
 
@@ -94,7 +93,7 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
     name = f"task {envelope.fn_name}"
     table = recorder.open_spans
     start_ns = clock.now_ns()
-    slot = table.open(OpenEntry(envelope.span_id, envelope.parent_span_id, Kind.TASK.value, name, envelope.node_id, start_ns)) if table is not None else -1
+    slot = table.open_span(envelope.span_id, envelope.parent_span_id, Kind.TASK.value, name, envelope.node_id, start_ns) if table is not None else -1
     fold = TaskFold(envelope.span_id, start_ns)
     scope = TaskScope(
         recorder,

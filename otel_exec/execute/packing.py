@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import os
 import pickle
 import sys
+import threading
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +91,12 @@ class BlobStore:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._loaded: dict[str, Any] = {}
+        self._loading: set[tuple[int, str]] = set()
 
     def put(self, data: bytes) -> str:
         """Write a blob, unless it is there; returns its digest."""
+        import hashlib
+
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         path = os.path.join(self.folder, digest)
         if not os.path.exists(path):
@@ -106,13 +109,24 @@ class BlobStore:
     def load(self, digest: str) -> Any:
         """Return what the blob holds; loaded once a process."""
         if digest not in self._loaded:
-            with open(os.path.join(self.folder, digest), "rb") as file:
-                thing = pickle.loads(file.read())  # noqa: S301  written by our own driver
-            while len(self._loaded) >= _KEPT_BLOBS:  # closures of many fan-outs come and go
-                del self._loaded[next(iter(self._loaded))]
-            self._loaded[digest] = thing
-            _adopt(thing)
+            key = threading.get_ident(), digest
+            if key in self._loading:
+                raise RuntimeError("something of the script's refers to itself in a way that can't travel by value; move it to a module that can be imported")
+            self._loading.add(key)
+            try:
+                return self._read(digest)
+            finally:
+                self._loading.discard(key)
         return self._loaded[digest]
+
+    def _read(self, digest: str) -> Any:
+        with open(os.path.join(self.folder, digest), "rb") as file:
+            thing = pickle.loads(file.read())  # noqa: S301  written by our own driver
+        while len(self._loaded) >= _KEPT_BLOBS:  # closures of many fan-outs come and go
+            del self._loaded[next(iter(self._loaded))]
+        self._loaded[digest] = thing
+        _adopt(thing)
+        return thing
 
 
 _blobs: BlobStore | None = None

@@ -6,8 +6,6 @@ What comes in: a command (argv) or a function, the config and the output path. W
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.semconv import ERROR_VERIFY
@@ -30,6 +28,8 @@ def commands(verify: Sequence[str] | str | object | None) -> tuple[str, ...] | N
     """Return a command hook as an argv of templates (a string is split by shlex), `None` where there is none or it is a function."""
     if verify is None or callable(verify):
         return None
+    import shlex
+
     return tuple(shlex.split(verify)) if isinstance(verify, str) else tuple(verify)  # type: ignore[arg-type]  # callable and None are out
 
 
@@ -58,6 +58,9 @@ def check(
         if hook(config, output_path) is False:
             raise NotVerified("verify returned False")
         return
+    import shlex
+    import subprocess
+
     argv = [part.replace("{output_path}", output_path) for part in hook]
     said = shlex.join(argv)
     if not argv:

@@ -25,7 +25,6 @@ from otel_exec.execute.failure import describe
 from otel_exec.execute.packing import unpack
 from otel_exec.record import locks, step_files
 from otel_exec.semconv import Kind, Outcome, StatusWord
-from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink, SpanRecord
 
@@ -43,6 +42,10 @@ if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
 __all__ = ["Call", "WorkerContext", "run_attempt", "was_cancelled"]
+
+# Plain strings: enum members cost a microsecond where they are turned into text.
+_LOAD, _TASK, _VERIFY, _STORE = Kind.LOAD.value, Kind.TASK.value, Kind.VERIFY.value, Kind.STORE.value
+_SUCCESS = Outcome.SUCCESS.value
 
 # (function, config, call style, verify hook), as `packing.Packer.call` packs it.
 Call = tuple[Any, Any, str, Any]
@@ -120,7 +123,7 @@ class _Attempt:
         self.call = direct
         self.sequence = sequence
         self.now = context.clock.now_ns
-        self.outcome: str = Outcome.SUCCESS
+        self.outcome: str = _SUCCESS
         self.error: ErrorInfo | None = None
         self.spans: list[SpanRecord] = []
         self.warnings: list[tuple[str, str]] = []
@@ -243,7 +246,7 @@ class _Attempt:
             return
         fn, config, style, _ = self.call
         self.door = context.door(context, self.attributes, envelope.node_id)
-        slot = self._list(Kind.TASK, self._task_name(), envelope.span_id)
+        slot = self._list(_TASK, self._task_name(), envelope.span_id)
         if context.carrier:
             os.environ["TRACEPARENT"] = self._traceparent(envelope.span_id)
         context.meter.begin()
@@ -283,7 +286,7 @@ class _Attempt:
             context.recorder.open_spans.close(slot)
         timeout_s = envelope.timeout_s
         if context.late_timeouts and timeout_s is not None and self.error is None and self.completed_ns - self.claimed_ns > timeout_s * 1e9:
-            self.outcome = Outcome.TIMEOUT
+            self.outcome = Outcome.TIMEOUT.value
             self.error = ErrorInfo(
                 type=semconv.ERROR_TIMEOUT, message=f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself"
             )
@@ -296,16 +299,16 @@ class _Attempt:
         recorder = self.context.recorder
         return f"00-{recorder.trace_id}-{span_id}-0{1 if self.context.settings.sampled else 0}"
 
-    def _list(self, kind: Kind, name: str, span_id: str) -> int:
+    def _list(self, kind: str, name: str, span_id: str) -> int:
         """List a span of the attempt as open."""
         table = self.context.recorder.open_spans
         if table is None:
             return -1
-        return table.open(OpenEntry(span_id, self.envelope.parent_span_id, kind.value, name, self.envelope.node_id, self.now()))
+        return table.open_span(span_id, self.envelope.parent_span_id, kind, name, self.envelope.node_id, self.now())
 
     def _task_span(self) -> None:
         envelope, make = self.envelope, self.context.recorder.make
-        self.spans.append(make(Kind.LOAD, "load", self.claimed_ns, self.started_ns, parent=envelope.parent_span_id, attributes=self.attributes))
+        self.spans.append(make(_LOAD, "load", self.claimed_ns, self.started_ns, parent=envelope.parent_span_id, attributes=self.attributes))
         attributes: dict[str, AttributeValue] = {
             **self.attributes,
             semconv.EXEC_TASK_ID: envelope.node_id,
@@ -321,7 +324,7 @@ class _Attempt:
         error = self.error
         self.spans.append(
             make(
-                Kind.TASK,
+                _TASK,
                 self._task_name(),
                 self.started_ns,
                 self.completed_ns,
@@ -345,7 +348,7 @@ class _Attempt:
         assert self.call is not None
         self._write_spans()  # a long verification must not cost the task span if the process is killed in it
         span_id = context.recorder.ids.span_id()
-        slot = self._list(Kind.VERIFY, "verify", span_id)
+        slot = self._list(_VERIFY, "verify", span_id)
         guard = context.guard
         feed = context.capture.feed if context.capture.pipes else None
         environ = {**os.environ, "TRACEPARENT": self._traceparent(span_id)}
@@ -357,7 +360,7 @@ class _Attempt:
                 guard.disarm()
         except verify.NotVerified as error:
             leave_if_forked(context)
-            self.outcome = Outcome.CANCELLATION if guard.interrupted else Outcome.FAILURE
+            self.outcome = (Outcome.CANCELLATION if guard.interrupted else Outcome.FAILURE).value
             self.error = ErrorInfo(type=verify.NotVerified.error_type, message=str(error))
         except BaseException as error:
             guard.disarm()
@@ -369,7 +372,7 @@ class _Attempt:
             context.recorder.open_spans.close(slot)
         self.spans.append(
             context.recorder.make(
-                Kind.VERIFY,
+                _VERIFY,
                 "verify",
                 self.completed_ns,
                 self.verified_ns,
@@ -394,7 +397,7 @@ class _Attempt:
             final = self._say_how_it_ended() or envelope.last_attempt
         settled_ns = self.now()
         begun_ns = self.verified_ns or self.completed_ns
-        self.spans.append(context.recorder.make(Kind.STORE, "store", begun_ns, settled_ns, parent=envelope.parent_span_id, attributes=self.attributes))
+        self.spans.append(context.recorder.make(_STORE, "store", begun_ns, settled_ns, parent=envelope.parent_span_id, attributes=self.attributes))
         if final:
             self._write_info(settled_ns)
             self._release()
@@ -412,7 +415,7 @@ class _Attempt:
             node_id=envelope.node_id,
             attempt=envelope.attempt,
             worker_id=context.worker_id,
-            outcome=str(self.outcome),
+            outcome=self.outcome,
             claimed_ns=self.claimed_ns,
             settled_ns=settled_ns,
             spans=self.spans,
@@ -508,5 +511,5 @@ class _Attempt:
             self._fail(error, Outcome.FAILURE)
 
     def _fail(self, error: BaseException, outcome: Outcome, *, type_: str | None = None, message: str | None = None) -> None:
-        self.outcome = outcome
+        self.outcome = outcome.value
         self.error = describe(error, type_=type_, message=message)

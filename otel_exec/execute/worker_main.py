@@ -37,6 +37,7 @@ from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.wire import Hello, Kind, Link, Message, frame
 from otel_exec.execute.worker import WorkerContext, run_attempt
 from otel_exec.record.storage import is_remote
+from otel_exec.spans import provider
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import SpoolWriter
@@ -133,6 +134,7 @@ class Worker:
             trace_state=settings.trace_state,
         )
         self.guard = link.guard = SignalGuard()
+        provider.install_global()  # before the user's code is loaded: its own spans join the run
         self.fan_outs = FanOuts(link, self.packer, hello.worker_id, hello.folder)
         self.context = WorkerContext(
             worker_id=hello.worker_id,
@@ -242,6 +244,7 @@ class Worker:
     def listen(self, first: list[tuple[int, bytes]]) -> None:
         """Start listening to the driver."""
         threading.Thread(target=self._listen, args=(first,), name="otel-exec-driver-link", daemon=True).start()
+        _instrument_with_first_thread()
 
     def _listen(self, first: list[tuple[int, bytes]]) -> None:
         try:
@@ -309,6 +312,19 @@ def _encode_report(report: TaskReport) -> bytes:
         return _encoder.encode(report)
     except (TypeError, ValueError, OverflowError):  # a user's attribute that msgpack can't hold: the spans are in the spool, the outcome must get home
         return _encoder.encode(msgspec.structs.replace(report, warnings=[*report.warnings, ("report_cut", report.node_id)], spans=[], extra={}))
+
+
+def _instrument_with_first_thread() -> None:
+    """Have threads inherit the task's context, from the first one that the user's code starts: the instrumentation takes 50 ms to import, and most steps start none."""
+    plain = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if threading.Thread.start is start:
+            threading.Thread.start = plain  # type: ignore[method-assign]  # it was there before
+            provider.instrument_threads()
+        threading.Thread.start(thread)
+
+    threading.Thread.start = start  # type: ignore[method-assign, assignment]  # until it is called
 
 
 def _log_to_stderr() -> None:

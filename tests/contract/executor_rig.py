@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from typing import Any
+from typing import Any, Self
 
 from otel_exec.clock import AnchoredClock
 from otel_exec.execute.base import Claimed, Notice, Reported, RunSettings, WorkerDied, WorkerReady
@@ -73,7 +73,7 @@ class Rig:
         self._span_ids = itertools.count(1)
         self.executor.start(self.settings, self.clock)
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -117,10 +118,8 @@ def test_random_deaths_lose_nothing(rig):
 
 
 def _shoot(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def test_children_end_with_their_worker(rig, tmp_path):
@@ -233,3 +232,20 @@ def test_inline_is_interrupted_by_a_signal_handler(tmp_path):
         rig.executor.wake()
         rig.submit(steps.nothing, name="next")
         assert rig.report("next").outcome == "success"
+
+
+def test_spans_of_the_users_own_join(rig):
+    """A span by the plain API, and a phase in a thread that the step starts, have the right parents, in the first task of a worker already."""
+    rig.submit(steps.user_spans)
+    assert rig.report().outcome == "success"
+    by_name = {span.name: span for span in rig.spans()}
+    mine = by_name["of the user"]
+    assert (mine.kind, mine.trace_id, mine.parent_span_id) == ("", rig.settings.trace_id, by_name["around"].span_id)
+    assert by_name["threaded"].parent_span_id == mine.span_id
+
+
+def test_the_environment_carries_the_task(rig, tmp_path):
+    """Processes that a step starts find the task in TRACEPARENT."""
+    envelope = rig.submit(steps.carrier, Config(str(tmp_path / "carrier")))
+    rig.report()
+    assert (tmp_path / "carrier").read_text() == f"00-{rig.settings.trace_id}-{envelope.span_id}-01"
