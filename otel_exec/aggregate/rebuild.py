@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
 from otel_exec.aggregate.task_fold import fold_spans
-from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, NODE_ID, Kind, Outcome
+from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, Kind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,10 +33,13 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
                 of_task.setdefault(home, []).append(span)
     folded: dict[tuple[str, int], dict[str, PhaseFold]] = {}
     items: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
+    helped: dict[tuple[str, int], dict[str, int]] = {}
     for task_id, task in tasks.items():
         outer = task
+        workers = []
         while above := _task_above(outer, by_id, homes):
             outer = tasks[above]
+            workers.append(outer.attributes.get(EXEC_WORKER_ID))
         node_id, number = outer.attributes.get(NODE_ID), outer.attributes.get(EXEC_ATTEMPT)
         if not isinstance(node_id, str) or not isinstance(number, int) or outer.attributes.get(EXEC_TASK_ID) != node_id:
             continue
@@ -47,9 +50,13 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
             # Tries at one item share its caller, function and number.
             item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
             items.setdefault((node_id, number), {}).setdefault(item, []).append(task)
+            worker_id = task.attributes.get(EXEC_WORKER_ID)
+            if isinstance(worker_id, str) and worker_id not in workers:
+                of_attempt = helped.setdefault((node_id, number), {})
+                of_attempt[worker_id] = of_attempt.get(worker_id, 0) + task.duration_ns
     for (node_id, number), folds in folded.items():
         own = items.get((node_id, number))
-        aggregator.fold(node_id, number, folds, items=_items(own.values()) if own else None)
+        aggregator.fold(node_id, number, folds, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
 
 
 def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> str:
@@ -73,8 +80,8 @@ def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[s
     return home
 
 
-def _items(items: Iterable[list[SpanRecord]]) -> ItemsFold:
-    fold = ItemsFold()
+def _items(items: Iterable[list[SpanRecord]], helped_ns: dict[str, int]) -> ItemsFold:
+    fold = ItemsFold(helped_ns=helped_ns)
     for tries in items:
         outcomes = [str(span.attributes.get(EXEC_OUTCOME)) for span in tries]
         fold.count += 1

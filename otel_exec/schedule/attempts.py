@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import fold_task_spans
-from otel_exec.execute.base import Claimed, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.base import Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
 from otel_exec.record.run_store import JournalLine
 from otel_exec.schedule.events import AttemptClaimed, AttemptEnded, AttemptRecalled, AttemptRefused, StepFoundCached
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
-    from otel_exec.execute.base import Executor, Notice, OpenSpan
+    from otel_exec.execute.base import Executor, Notice
     from otel_exec.execute.envelope import TaskReport
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.schedule.driver_spans import DriverSpans
@@ -339,8 +339,7 @@ class Attempts:
             found = self._what_is_left(running, opened, running.claimed_ns, at_ns, outcome, error_type, message)
             self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
             fold_task_spans(self.aggregator, found)
-            task = next((span for span in found if span.span_id == running.span_id), None)
-            kept.task_times = (task.start_ns, task.end_ns) if task is not None else (at_ns, at_ns)
+            kept.task_times = next((span.start_ns, span.end_ns) for span in found if span.span_id == running.span_id)
             self.flush()
         return self._ended(
             running, outcome, ErrorInfo(error_type, message), at_ns, blameless=blameless, lock_lost=running.claimed_ns is not None and not kept.locked
@@ -363,8 +362,11 @@ class Attempts:
             verifying = verifying or entry.kind == Kind.VERIFY
             start_ns = task_ns if entry.kind == Kind.VERIFY and task_ns is not None else entry.start_ns
             found.append(self.spans.lost(running, entry, start_ns, at_ns, outcome, error_type, message))
+        if not any(span.span_id == running.span_id for span in found):  # its function was never called: a task of no length, as a worker makes it then
+            entry = OpenSpan(running.span_id, self.spans.step_span_ids[step.index], Kind.TASK, f"task {step.fn_name}", node_id, at_ns)
+            found.append(self.spans.lost(running, entry, at_ns, at_ns, outcome, error_type, message))
         if not any(span.kind == Kind.LOAD for span in found):
-            started_ns = next((span.start_ns for span in found if span.span_id == running.span_id), at_ns)
+            started_ns = next(span.start_ns for span in found if span.span_id == running.span_id)
             found.append(self.spans.on_worker(step.index, Kind.LOAD, number, running.worker_id, claimed_ns, started_ns))
         if task_ns is not None and not verifying and not any(span.kind == Kind.STORE for span in found):
             found.append(self.spans.on_worker(step.index, Kind.STORE, number, running.worker_id, max(task_ns, last_ns), at_ns))

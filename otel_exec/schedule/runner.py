@@ -133,9 +133,12 @@ class Runner:
             self._timer(start_ns + int(parts.timeout_s * _NS), "run")
         self._flush()
         while self._ended is None:
-            for notice in parts.executor.poll(self._poll_timeout()):
+            notices = parts.executor.poll(self._poll_timeout())
+            self._cancel()  # before the notices: an attempt that a signal ended was cancelled with the run, not by itself
+            for notice in notices:
                 self._take(notice)
-            self._cancel()
+            if self._at_once and self._ended is None:
+                self._tell(self.attempts.end_all())
             self._fire()
             if self._gate_round is not None and self._gate_round.ended:
                 self._gates_ended(self._gate_round)
@@ -187,8 +190,6 @@ class Runner:
             if self._gate_round is not None:
                 self._gate_round.stop()
             self._tell([CancelRequested(now_ns, self._cancel_asked)])
-        if self._at_once and self._ended is None:
-            self._tell(self.attempts.end_all())
 
     def _gates_ended(self, gate_round: GateRound) -> None:
         self._gate_round = None

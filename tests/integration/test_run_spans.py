@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 
@@ -161,7 +162,7 @@ def test_levels_are_a_microsecond_apart_with_gates_between(whole):
     record, trace = whole
     levels = trace.of("level")
     assert len(levels) == 3
-    for before, after in zip(levels, levels[1:], strict=False):
+    for before, after in itertools.pairwise(levels):
         assert before.end_ns + 1_000 <= after.start_ns
         between = [gate for gate in trace.of("gate") if before.end_ns <= gate.start_ns and gate.end_ns <= after.start_ns]
         assert len(between) == 1

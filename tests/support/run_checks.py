@@ -190,9 +190,9 @@ def _through(nodes: list[str], groups: dict[str, list[str]]) -> set[str]:
 def _check_levels(record: RunRecord, trace: Trace) -> None:
     origin = int(record.start_time_unix_nano)
     spans = trace.of(Kind.LEVEL)
-    assert [(span.attributes["exec.level"], span.start_ns - origin, span.end_ns - origin) for span in sorted(spans, key=lambda s: s.attributes["exec.level"])] == [
-        (level.level, level.start_ns, level.end_ns) for level in record.levels
-    ]
+    assert [
+        (span.attributes["exec.level"], span.start_ns - origin, span.end_ns - origin) for span in sorted(spans, key=lambda s: s.attributes["exec.level"])
+    ] == [(level.level, level.start_ns, level.end_ns) for level in record.levels]
     for level in record.levels:
         members = [step for step in record.steps if step.level == level.level]
         assert members
@@ -258,11 +258,24 @@ def skeleton_of(record: RunRecord) -> RunRecord:
     """Return the record as it stood when the run began."""
     bare = msgspec.convert(_plain(record), RunRecord)
     steps = [
-        StepRecord(**{key: getattr(step, key) for key in StepRecord.__struct_fields__[: StepRecord.__struct_fields__.index("status")]}, cached_from=step.cached_from)
+        StepRecord(
+            **{key: getattr(step, key) for key in StepRecord.__struct_fields__[: StepRecord.__struct_fields__.index("status")]}, cached_from=step.cached_from
+        )
         for step in bare.steps
     ]
     return msgspec.structs.replace(
-        bare, outcome="running", steps=steps, nodes=[], levels=[], workers=[], gates=[], end_time=None, duration_ns=None, metrics=None, critical_path=None, wall=None
+        bare,
+        outcome="running",
+        steps=steps,
+        nodes=[],
+        levels=[],
+        workers=[],
+        gates=[],
+        end_time=None,
+        duration_ns=None,
+        metrics=None,
+        critical_path=None,
+        wall=None,
     )
 
 
