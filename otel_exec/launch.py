@@ -6,12 +6,10 @@ What comes in: the steps that the user wants, arguments, the environment. What g
 from __future__ import annotations
 
 import os
-import pickle
 import random
-import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,11 +19,13 @@ from otel_exec.aggregate.assemble import step_skeletons
 from otel_exec.clock import AnchoredClock, to_iso
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
+from otel_exec.driver.ending import Result, first_cause, headline, print_failures
 from otel_exec.driver.environment import describe, instance_resource, masked_argv
 from otel_exec.driver.executors import make_executor
 from otel_exec.driver.keeper import Keeper, exported
 from otel_exec.driver.live import LiveListener, TerminalListener
 from otel_exec.driver.machine import usable_memory_bytes, visible_gpus
+from otel_exec.driver.signals import cancelling
 from otel_exec.driver.step_info import cached_from, look_up, static_info
 from otel_exec.errors import Mistake, OtelExecError, PlanError, StepsFailed, UsageError
 from otel_exec.execute.base import RunSettings
@@ -48,11 +48,8 @@ from otel_exec.spans.spool import SpoolWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from opentelemetry.sdk.trace import TracerProvider
-
     from otel_exec.config import Config
     from otel_exec.execute.base import Executor
-    from otel_exec.execute.envelope import ErrorInfo
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.plan.refs import StepRef
     from otel_exec.spans.exporter import ExporterHandle
@@ -61,6 +58,10 @@ if TYPE_CHECKING:
     Gate = Sequence[str] | str | Callable[[int], object]
 
 __all__ = ["executor_main", "run"]
+
+# Runs in this process whose steps run in it: threads are instrumented while there are any.
+_runs_lock = threading.Lock()
+_runs_here = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,13 @@ class _Order:
     gates: tuple[Gate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What a run came to: its record, the failed steps' errors in the order of the plan, and the signal that ended it, if one did."""
-
-    record: RunRecord
-    failures: tuple[tuple[Step, ErrorInfo], ...]
-    signal: int | None
-
-
 def run(
     steps: Sequence[StepRef] | StepRef,
     *,
     description: str | None = None,
     name: str | None = None,
     gates: Sequence[Gate] = (),
-    tracer_provider: TracerProvider | None = None,
+    tracer_provider: object = None,
     **settings: object,
 ) -> RunRecord:
     """Run steps and those that they depend on, and return the record.
@@ -116,8 +108,8 @@ def run(
     if result.signal is not None:
         raise KeyboardInterrupt
     if result.record.outcome != Outcome.SUCCESS:
-        message = _headline(result)
-        raise StepsFailed(message, result.record) from _first_cause(result)
+        message = headline(result)
+        raise StepsFailed(message, result.record) from first_cause(result)
     return result.record
 
 
@@ -166,7 +158,7 @@ def executor_main(
     except OtelExecError as error:
         print(f"otel-exec: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    code = _print_failures(result)
+    code = print_failures(result)
     if code:
         raise SystemExit(code)
 
@@ -196,11 +188,12 @@ def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: 
     return _Order(plan, selection, config, experiment, gates)
 
 
-def _execute(order: _Order, listener: LiveListener, *, tracer_provider: TracerProvider | None = None, install_provider: bool = False) -> _Result:
+def _execute(order: _Order, listener: LiveListener, *, tracer_provider: object = None, install_provider: bool = False) -> Result:
     """Run what was ordered; returns when the record is written and the exporter has had its time."""
     plan, config, decisions = order.plan, order.config, order.selection.decisions
     to_run = [step for step in plan.steps if not step.group and decisions[step.index].action in {"run", "wait"}]
     executor = make_executor(config.executor, workers=max(1, min(config.workers, len(to_run))))
+    _check_places(executor, config.prefix, to_run)
     capacity = _capacity(config, executor)
     state = RunState(
         plan,
@@ -299,7 +292,7 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: TracerPr
     store.publish_latest()
     exporter = _start_exporter(config, store.folder, sampled=sampled and tracer_provider is None)
     forward = _forwarder(spool_folder, tracer_provider)
-    with _signals(runner) as received, _our_provider(install=install_provider):
+    with cancelling(runner.cancel) as received, nullcontext() if executor.by_value else _joined_here(install_provider=install_provider):
         try:
             if to_run:
                 executor.start(settings, clock)
@@ -319,9 +312,21 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: TracerPr
         keeper.end()
         if exporter is not None:
             keeper.end(exported(exporter.finish(), aggregator))
+        if config.console and sampled:
+            _print_spans(store.folder)
         store.close()
     failures = tuple((plan.steps[index], error) for index, error in sorted(runner.errors.items()))
-    return _Result(record, failures, received.number)
+    return Result(record, failures, received.number)
+
+
+def _check_places(executor: Executor, prefix: str, steps: Sequence[Step]) -> None:
+    """Raise `UsageError` where the workers could not see what the driver writes, or the other way round."""
+    if executor.by_value:
+        for path in (prefix, *(step.output_path or "" for step in steps)):
+            if path.startswith("memory://"):
+                raise UsageError(
+                    f"{path} lies in this process's memory, where workers of the {executor.kind} executor can't see it: take threads or inline, or another prefix"
+                )
 
 
 def _capacity(config: Config, executor: Executor) -> Capacity:
@@ -363,7 +368,13 @@ def _start_exporter(config: Config, folder: str, *, sampled: bool) -> ExporterHa
     return ExporterHandle.start(folder, config.traces, exit_timeout_s=config.exit_timeout_s)
 
 
-def _forwarder(spool_folder: str, tracer_provider: TracerProvider | None) -> SpoolForwarder | None:
+def _print_spans(folder: str) -> None:
+    from otel_exec.spans.exporter import print_spans
+
+    print_spans(folder, sys.stdout)
+
+
+def _forwarder(spool_folder: str, tracer_provider: object) -> SpoolForwarder | None:
     if tracer_provider is None:
         return None
     from otel_exec.spans.forward import SpoolForwarder
@@ -371,96 +382,21 @@ def _forwarder(spool_folder: str, tracer_provider: TracerProvider | None) -> Spo
     return SpoolForwarder(spool_folder, tracer_provider)
 
 
-class _Received:
-    """Which signal ended the run, `None` if none did."""
-
-    number: int | None = None
-
-
 @contextmanager
-def _signals(runner: Runner) -> Iterator[_Received]:
-    """Turn SIGINT and SIGTERM into cancellation of the run for the block: once it ends in order, twice at once, three times without another word."""
-    received = _Received()
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    count = 0
-
-    def handler(number: int, _frame: object) -> None:
-        nonlocal count
-        count += 1
-        if count > 2:
-            os._exit(128 + number)
-        received.number = number
-        runner.cancel("interrupt" if number == signal.SIGINT else "terminate")
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextmanager
-def _our_provider(*, install: bool) -> Iterator[None]:
-    """Let the spans that the user's code makes in this process join the run, for the block."""
+def _joined_here(*, install_provider: bool) -> Iterator[None]:
+    """Let the spans and threads of steps that run in this process join the run, for the block. Of several runs at once the last one cleans up."""
+    global _runs_here
     from otel_exec.spans import provider
 
-    if install:
+    if install_provider:
         provider.install_global()
-    ours = provider.instrument_threads()
+    with _runs_lock:
+        _runs_here += 1
+        provider.instrument_with_first_thread()
     try:
         yield
     finally:
-        if ours:
-            provider.uninstrument_threads()
-
-
-def _headline(result: _Result) -> str:
-    record = result.record
-    count = sum(1 for step in record.steps if step.outcome in {Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR} and not step.group)
-    if record.outcome == Outcome.TIMEOUT:
-        return "the run's timeout passed"
-    gate = next((gate for gate in record.gates if gate.outcome != Outcome.SUCCESS), None)
-    if gate is not None and not count:
-        return f"gate {gate.name} after level {gate.level} failed"
-    return f"{count} step(s) failed"
-
-
-def _first_cause(result: _Result) -> BaseException | None:
-    """Return the first failure's own exception, as itself, with a note on where it came from."""
-    if not result.failures:
-        return None
-    step, error = result.failures[0]
-    cause: BaseException | None = None
-    if error.pickled is not None:
-        try:
-            cause = pickle.loads(error.pickled)  # noqa: S301  our own worker made it, in this run
-        except Exception:
-            cause = None
-    if cause is None:
-        cause = RuntimeError(f"{error.type}: {error.message}")
-    record = next(each for each in result.record.steps if each.node_id == step.node_id)
-    attempt = record.attempts[-1] if record.attempts else None
-    where = f"attempt {attempt.attempt} on worker {attempt.worker_id}" if attempt is not None else "before any attempt"
-    cause.add_note(f"in step {step.name!r}, {where}, trace {result.record.trace_id}")
-    if error.traceback:
-        cause.add_note(error.traceback)
-    return cause
-
-
-def _print_failures(result: _Result) -> int:
-    """Print each failure's sentence and the user's own traceback; returns the exit code."""
-    record = result.record
-    if record.outcome == Outcome.SUCCESS:
-        return 0
-    for step, error in result.failures:
-        print(f"\n{step.name} ({step.where}) failed: {error.type}: {error.message}", file=sys.stderr)
-        if error.traceback:
-            print(error.traceback.rstrip("\n"), file=sys.stderr)
-    if result.signal is not None:
-        print(f"\ncancelled by {signal.Signals(result.signal).name}", file=sys.stderr)
-        return 128 + result.signal
-    print(f"\n{_headline(result)}", file=sys.stderr)
-    return 1
+        with _runs_lock:
+            _runs_here -= 1
+            if not _runs_here:
+                provider.uninstrument_threads()

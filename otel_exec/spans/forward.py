@@ -11,10 +11,11 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from otel_exec.errors import UsageError
 from otel_exec.spans.spool import decode_line
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from otel_exec.spans.span_record import SpanRecord
 
@@ -59,10 +60,17 @@ class SpoolForwarder:
     Args:
         folder: the run's `spans` folder.
         provider: an SDK `TracerProvider`; it is not shut down here, since it is not ours.
+
+    Raises:
+        UsageError: `provider` is not an SDK provider.
     """
 
-    def __init__(self, folder: str, provider: TracerProvider) -> None:
+    def __init__(self, folder: str, provider: object) -> None:
+        from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        if not isinstance(provider, TracerProvider):
+            raise UsageError(f"tracer_provider takes an opentelemetry.sdk.trace.TracerProvider, not a {type(provider).__qualname__}")
 
         self._folder = folder
         self._provider = provider

@@ -64,7 +64,7 @@ class OpenSpanTable:
         """List a span; returns its slot, -1 when there is none left."""
         return self.open_span(entry.span_id, entry.parent_span_id, entry.kind, entry.name, entry.node_id, entry.start_ns)
 
-    def open_span(self, span_id: str, parent_span_id: str, kind: str, name: str, node_id: str, start_ns: int) -> int:  # noqa: PLR0917  keywords would cost a tenth of it
+    def open_span(self, span_id: str, parent_span_id: str, kind: str, name: str, node_id: str, start_ns: int) -> int:
         """`open` without an `OpenEntry` in between, for the hot path."""
         try:
             kind_b, name_b, node_b = _cut(kind, _KIND), _cut(name, _NAME), _cut(node_id, _NODE)

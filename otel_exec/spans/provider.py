@@ -19,16 +19,19 @@ from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.scope import frame_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
     from opentelemetry.util._decorator import _AgnosticContextManager
     from opentelemetry.util.types import Attributes
 
-__all__ = ["ScopeProvider", "install_global", "instrument_threads", "uninstrument_threads"]
+__all__ = ["ScopeProvider", "install_global", "instrument_threads", "instrument_with_first_thread", "uninstrument_threads"]
 
 _log = logging.getLogger("otel_exec.spans")
 _lock = threading.Lock()
 _threads_are_ours = False
+_first_start: tuple[Callable[[threading.Thread], None], Callable[[threading.Thread], None]] | None = None
 
 
 def install_global() -> bool:
@@ -129,9 +132,42 @@ def instrument_threads() -> bool:
     return False
 
 
+def instrument_with_first_thread() -> None:
+    """Do as `instrument_threads`, once the first thread is started: importing the instrumentation takes 50 ms, and most steps start no thread."""
+    global _first_start
+    with _lock:
+        if _first_start is not None:
+            return
+        plain = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            alone = _forget_first_start()
+            if alone:
+                instrument_threads()
+            (threading.Thread.start if alone else plain)(thread)
+
+        _first_start = (plain, start)
+        threading.Thread.start = start  # type: ignore[method-assign, assignment]  # until it is called
+
+
+def _forget_first_start() -> bool:
+    """Put `Thread.start` back as it was, unless somebody has wrapped it meanwhile; returns whether it was put back."""
+    global _first_start
+    with _lock:
+        if _first_start is None:
+            return False
+        plain, ours = _first_start
+        _first_start = None
+        if threading.Thread.start is not ours:
+            return False
+        threading.Thread.start = plain  # type: ignore[method-assign, assignment]  # it was there before
+        return True
+
+
 def uninstrument_threads() -> None:
-    """Undo `instrument_threads`, if it was us. Never raises."""
+    """Undo `instrument_threads` and `instrument_with_first_thread`, if it was us. Never raises."""
     global _threads_are_ours
+    _forget_first_start()
     try:
         with _lock:
             if not _threads_are_ours:

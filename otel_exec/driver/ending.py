@@ -1,0 +1,83 @@
+"""How a run is told to its caller: what it came to, whose exception that was, what is printed.
+
+What comes in: a record and the errors of its failed steps. What goes out: an exception with its cause, or text and an exit code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_exec.semconv import Outcome
+
+if TYPE_CHECKING:
+    from otel_exec.execute.envelope import ErrorInfo
+    from otel_exec.plan.graph import Step
+    from otel_exec.record.model import RunRecord
+
+__all__ = ["Result", "first_cause", "headline", "print_failures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to: its record, the failed steps' errors in the order in which they settled, and the signal that ended it, if one did."""
+
+    record: RunRecord
+    failures: tuple[tuple[Step, ErrorInfo], ...]
+    signal: int | None
+
+
+def headline(result: Result) -> str:
+    """Return in one line why the run did not succeed."""
+    record = result.record
+    count = sum(1 for step in record.steps if step.outcome in {Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR} and not step.group)
+    if record.outcome == Outcome.TIMEOUT:
+        return "the run's timeout passed"
+    gate = next((gate for gate in record.gates if gate.outcome != Outcome.SUCCESS), None)
+    if gate is not None and not count:
+        return f"gate {gate.name} after level {gate.level} failed"
+    return f"{count} step(s) failed"
+
+
+def first_cause(result: Result) -> BaseException | None:
+    """Return the first failure's own exception, as itself, with a note on where it came from."""
+    if not result.failures:
+        return None
+    step, error = result.failures[0]
+    cause: BaseException | None = None
+    if error.pickled is not None:
+        try:
+            cause = pickle.loads(error.pickled)  # noqa: S301  our own worker made it, in this run
+        except Exception:
+            cause = None
+    if cause is None:
+        cause = RuntimeError(f"{error.type}: {error.message}")
+    record = next(each for each in result.record.steps if each.node_id == step.node_id)
+    attempt = record.attempts[-1] if record.attempts else None
+    where = f"attempt {attempt.attempt} on worker {attempt.worker_id}" if attempt is not None else "before any attempt"
+    cause.add_note(f"in step {step.name!r}, {where}, trace {result.record.trace_id}")
+    if error.traceback:
+        cause.add_note(error.traceback)
+    return cause
+
+
+def print_failures(result: Result) -> int:
+    """Print each failure's sentence and the user's own traceback; returns the exit code."""
+    record = result.record
+    if record.outcome == Outcome.SUCCESS:
+        return 0
+    for step, error in result.failures:
+        print(f"\n{step.name} ({step.where}) failed: {error.type}: {error.message}", file=sys.stderr)
+        if error.traceback:
+            print(error.traceback.rstrip("\n"), file=sys.stderr)
+    if result.signal is not None:
+        print(f"\ncancelled by {signal.Signals(result.signal).name}", file=sys.stderr)
+        return 128 + result.signal
+    for gate in record.gates:
+        if gate.outcome != Outcome.SUCCESS and gate.output:
+            print(f"\ngate {gate.name} printed:\n{gate.output.rstrip()}", file=sys.stderr)
+    print(f"\n{headline(result)}", file=sys.stderr)
+    return 1

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM while a run goes on.
+
+What comes in: signals. What goes out: calls of `cancel`, safe in a handler. Outside the main thread nothing is done: Python delivers signals there alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Received", "cancelling"]
+
+
+class Received:
+    """Which signal ended the run, `None` if none did."""
+
+    number: int | None = None
+
+
+@contextmanager
+def cancelling(cancel: Callable[[str], None]) -> Iterator[Received]:
+    """Turn SIGINT and SIGTERM into cancellation of the run for the block: once it ends in order, twice at once, three times without another word."""
+    received = Received()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    count = 0
+
+    def handler(number: int, _frame: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            os._exit(128 + number)
+        received.number = number
+        cancel("interrupt" if number == signal.SIGINT else "terminate")
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
