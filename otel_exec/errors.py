@@ -22,6 +22,7 @@ __all__ = [
     "RecordError",
     "StepsFailed",
     "UsageError",
+    "qualified_name",
     "unknown_name",
 ]
 
@@ -168,6 +169,15 @@ class ImpossibleTransition(OtelExecError):
         who = f"step {self.step!r}" if self.step is not None else "the run"
         told = "".join(f"\n  {at_ns} {what}: {before} -> {after}" for at_ns, what, before, after in self.story)
         return f"{who} is {self.state}: {self.what} is impossible; please report this as a bug of otel_exec{told}"
+
+
+def qualified_name(kind: type[BaseException]) -> str:
+    """Return an exception type's name as `error.type` has it: module and qualified name, without the module where it is `builtins`.
+
+    Source: OpenTelemetry semantic conventions, exceptions (`ZeroDivisionError`, `requests.exceptions.ConnectionError`).
+    """
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

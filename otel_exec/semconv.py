@@ -138,7 +138,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(EXEC_ITEMS, "int", "How many items a fan-out had.", 8, (Kind.PHASE,)),
     Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`.", "tokenize/wiki-1f6e23", _STEPLIKE),
     Attribute(NODE_NAME, "string", "The step's name.", "tokenize/wiki", _STEPLIKE),
-    Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "builtins.ValueError", stability="stable"),
+    Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "ValueError", stability="stable"),
     Attribute(CODE_FUNCTION, "string", "The function's qualified name.", "exp._tokenize", (Kind.TASK,), "stable"),
     Attribute(CODE_FILE, "string", "The file that holds the function.", "exp.py", (Kind.TASK,), "stable"),
     Attribute(CODE_LINE, "int", "The function's first line.", 12, (Kind.TASK,), "stable"),

@@ -11,20 +11,16 @@ import pickle
 import traceback
 from functools import cache
 
+from otel_exec.errors import qualified_name
 from otel_exec.execute.envelope import ErrorInfo
 
-__all__ = ["describe", "of_exit", "qualified_name"]
+__all__ = ["describe", "of_exit"]
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 _MESSAGE_CHARS = 8_000
 _TRACEBACK_CHARS = 64_000
 _PICKLED_BYTES = 1_000_000
-
-
-def qualified_name(kind: type[BaseException]) -> str:
-    """Return an exception type's `error.type`: its module and qualified name."""
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _cut(text: str, limit: int) -> str:

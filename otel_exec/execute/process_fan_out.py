@@ -15,18 +15,18 @@ import msgspec
 
 from otel_exec import semconv
 from otel_exec.errors import FanOutError
+from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.failure import describe
 from otel_exec.execute.items import ItemReport, run_item
 from otel_exec.execute.packing import unpack
 from otel_exec.execute.wire import MESSAGE_BYTES, Kind, Link, frame, remove
-from otel_exec.execute.worker import leave_if_forked
 from otel_exec.semconv import Outcome
 
 if TYPE_CHECKING:
+    from otel_exec.execute.context import WorkerContext
     from otel_exec.execute.fan_out import FanOut
     from otel_exec.execute.items import ItemEnvelope
     from otel_exec.execute.packing import Packer
-    from otel_exec.execute.worker import WorkerContext
 
 __all__ = ["FanOuts", "run_remote_item"]
 
@@ -241,7 +241,7 @@ def _exception(report: ItemReport) -> BaseException:
             error = None
         if isinstance(error, BaseException):
             return error
-    if report.error.type == "builtins.SystemExit":
+    if report.error.type == "SystemExit":
         return SystemExit(report.error.message)
     return FanOutError(report.index, report.error.type, f"{report.error.type}: {report.error.message}")
 

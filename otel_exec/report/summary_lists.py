@@ -133,7 +133,7 @@ def errors_section(steps: Sequence[AnyStep], names: dict[str, str], top: int | N
         where, log = (error.where, error.log) if error else (None, None)
         rows.append((step.node_id, names[step.node_id], step.outcome, len(step.attempts), kind, message or None, where, log))
         tried = f" after {len(step.attempts)} attempts" if len(step.attempts) > 1 else ""
-        said = f"{(kind or '').removeprefix('builtins.')}: {message}" if kind else "no error was recorded"
+        said = f"{kind}: {message}" if kind else "no error was recorded"
         paths = [(label, path) for label, path in (("at", where), ("read on in", log)) if path]
         entries.append(Entry(f"{names[step.node_id]}: {step.outcome}{tried}", lines=(said,), paths=tuple(paths), style="red"))
     hidden = len(failed) - len(shown)

@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from otel_exec.errors import qualified_name
 from otel_exec.semconv import Outcome
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class GateRound:
                 error_type = "gate_failed"
         except BaseException as error:  # a gate is the user's code: whatever it raises is its answer
             passed = False
-            error_type = f"{type(error).__module__}.{type(error).__qualname__}"
+            error_type = qualified_name(type(error))
             message = f"gate {name}: {error}"
         outcome = Outcome.SUCCESS if passed else Outcome.CANCELLATION if self._stopped else Outcome.FAILURE
         return GateResult(name, self.level, outcome, start_ns, self._clock.now_ns(), error_type, message, output)

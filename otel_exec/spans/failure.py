@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from otel_exec.errors import qualified_name
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 from otel_exec.spans import sanitise
 
@@ -16,9 +17,8 @@ _MAX_MESSAGE = 1024
 
 
 def error_type(error: BaseException) -> str:
-    """Return the exception's qualified name: `builtins.ValueError`."""
-    cls = type(error)
-    return sanitise.name(f"{cls.__module__}.{cls.__qualname__}")
+    """Return the exception's qualified name: `ValueError`, `requests.exceptions.ConnectionError`."""
+    return sanitise.name(qualified_name(type(error)))
 
 
 def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:

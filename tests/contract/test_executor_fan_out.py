@@ -73,7 +73,7 @@ def test_the_first_failure_is_raised_as_itself(rig):
     """The step fails with the item's own exception; the item's span says so."""
     rig.submit(steps.fan_failing)
     report = rig.report()
-    assert (report.outcome, report.error.type, report.error.message) == ("failure", "builtins.ValueError", "item 3 is bad")
+    assert (report.outcome, report.error.type, report.error.message) == ("failure", "ValueError", "item 3 is bad")
     assert report.items.failed >= 1
     assert report.items.completed + report.items.failed + report.items.cancelled == report.items.count == 8
     failed = [span for span in items_of(rig) if span.attributes["exec.outcome"] == "failure"]

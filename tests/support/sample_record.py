@@ -189,7 +189,7 @@ def twelve_steps() -> RunRecord:
                     outcome="failure",
                     cpu_ns=6_900 * MS,
                     peak_rss_bytes=380 * 2**20,
-                    error=RecordedError("builtins.MemoryError", "could not allocate the pair table"),
+                    error=RecordedError("MemoryError", "could not allocate the pair table"),
                 ),
                 attempt(
                     2, 11_700, 11_702, 11_710, 131_710, 131_760, worker="2", verify=25, backoff_ns=2_000 * MS, cpu_ns=118_000 * MS, peak_rss_bytes=1_420 * 2**20
@@ -237,7 +237,7 @@ def twelve_steps() -> RunRecord:
             [attempt(1, 88_040, 88_050, 88_070, 96_270, 96_300, worker="1", outcome="failure", cpu_ns=8_100 * MS, peak_rss_bytes=150 * 2**20)],
             ["train_ngram/vocab=8000-ba5e11"],
             error=RecordedError(
-                "builtins.ZeroDivisionError",
+                "ZeroDivisionError",
                 "division by zero\nwhile scoring shard 3",
                 where="examples/lm_pipeline.py:142",
                 traceback='Traceback (most recent call last):\n  File "examples/lm_pipeline.py", line 142, in perplexity\nZeroDivisionError: division by zero\n',
@@ -405,7 +405,7 @@ def hostile() -> RunRecord:
     record.outcome, record.duration_ns = "failure", 2_000 * MS
     record.experiment = Experiment(name="demo\x1b[2J\x07", description="line\nbreak")
     bad = step("evil\x1b[31m\u202egnp.exe\r\n日本語の長い名前がここに入ります", "666666", 1, [attempt(1, 10, 20, 30, 1_030, 1_040, outcome="failure")], [])
-    bad.error = RecordedError("builtins.ValueError", "\x1b]0;title\x07 first \u2028line\x00\nsecond line", where="exp.py:1", log="outputs/evil/.executor_log")
+    bad.error = RecordedError("ValueError", "\x1b]0;title\x07 first \u2028line\x00\nsecond line", where="exp.py:1", log="outputs/evil/.executor_log")
     record.steps = [bad]
     record.warnings = [RecordWarning("odd", "a \x1b[1mbold\x1b[0m claim")]
     return record
