@@ -18,7 +18,7 @@ __all__ = ["JOURNAL", "Journal", "JournalLine", "read_journal"]
 JOURNAL = "/journal.jsonl"
 
 
-class JournalLine(msgspec.Struct, omit_defaults=True):
+class JournalLine(msgspec.Struct, omit_defaults=True, gc=False):
     """One state transition. `at` is an instant in nanoseconds since the Unix epoch, `what` the transition: `began created claimed ended waiting settled worker gate cancel ended_run`."""
 
     at: int

@@ -19,7 +19,7 @@ __all__ = ["SCHEMA_VERSION", "RunRecord"]
 SCHEMA_VERSION = "1.0"
 
 
-class RecordedError(msgspec.Struct):
+class RecordedError(msgspec.Struct, gc=False):
     """An error: `type` is `error.type`, `where` the user's `file:line`, `traceback` the user's own frames, `log` the step's `.executor_log`."""
 
     type: str
@@ -29,7 +29,7 @@ class RecordedError(msgspec.Struct):
     log: str | None = None
 
 
-class PhaseRecord(msgspec.Struct):
+class PhaseRecord(msgspec.Struct, gc=False):
     """One phase's numbers over all attempts and items of a step (or node). Percentiles are over occurrences."""
 
     count: int = 0
@@ -45,7 +45,7 @@ class PhaseRecord(msgspec.Struct):
     errors: int = 0
 
 
-class CachedFrom(msgspec.Struct):
+class CachedFrom(msgspec.Struct, gc=False):
     """The run that made a cached step's output, and the times it had there (`null` where its files don't tell)."""
 
     exec_id: str | None = None
@@ -58,7 +58,7 @@ class CachedFrom(msgspec.Struct):
     total_duration_seconds: float | None = None
 
 
-class AttemptRecord(msgspec.Struct):
+class AttemptRecord(msgspec.Struct, gc=False):
     """One try at a step. `start_ns` and `end_ns` are the task span's, started to completed; the other instants as in requirement B."""
 
     attempt: int
@@ -83,7 +83,7 @@ class AttemptRecord(msgspec.Struct):
     error: RecordedError | None = None
 
 
-class ItemsRecord(msgspec.Struct):
+class ItemsRecord(msgspec.Struct, gc=False):
     """A step's fan-outs, folded."""
 
     count: int = 0
@@ -97,7 +97,7 @@ class ItemsRecord(msgspec.Struct):
     p99_ns: int | None = None
 
 
-class StepRecord(msgspec.Struct):
+class StepRecord(msgspec.Struct, gc=False):
     """A step of the run. `status` is the word in its status file, `outcome` ours (`null` while it is open). `start_ns` to `end_ns` is the step span: created to settled.
 
     `span_id` is the step span's. `reason` says why a step was not run.
@@ -136,7 +136,7 @@ class StepRecord(msgspec.Struct):
     error: RecordedError | None = None
 
 
-class NodeRecord(msgspec.Struct):
+class NodeRecord(msgspec.Struct, gc=False):
     """A node id of phases that is not a step (requirement D)."""
 
     node_id: str
@@ -146,7 +146,7 @@ class NodeRecord(msgspec.Struct):
     token_usage: dict[str, int] = {}
 
 
-class LevelRecord(msgspec.Struct):
+class LevelRecord(msgspec.Struct, gc=False):
     """A topological generation: its span and its LevelMetrics (requirement C)."""
 
     level: int
@@ -163,7 +163,7 @@ class LevelRecord(msgspec.Struct):
     p99_duration_ms: int = 0
 
 
-class WorkerRecord(msgspec.Struct):
+class WorkerRecord(msgspec.Struct, gc=False):
     """A worker: where it was and its WorkerMetrics (requirement C). `busy_ns` is the union of its task and item spans."""
 
     worker_id: str
@@ -184,7 +184,7 @@ class WorkerRecord(msgspec.Struct):
     died: str | None = None
 
 
-class GateRecord(msgspec.Struct):
+class GateRecord(msgspec.Struct, gc=False):
     """A gate that was run after `level`; `output` is the tail of what it printed."""
 
     name: str
@@ -196,7 +196,7 @@ class GateRecord(msgspec.Struct):
     output: str | None = None
 
 
-class CriticalPath(msgspec.Struct):
+class CriticalPath(msgspec.Struct, gc=False):
     """The heaviest chain over blocking edges (requirement H), and every step's slack."""
 
     steps: list[str] = []
@@ -204,7 +204,7 @@ class CriticalPath(msgspec.Struct):
     slack_ns: dict[str, int] = {}
 
 
-class Wall(msgspec.Struct):
+class Wall(msgspec.Struct, gc=False):
     """Where the wall time went: the parts add up to the run's `duration_ns` (requirement F)."""
 
     executing_ns: int = 0
@@ -219,7 +219,7 @@ class Wall(msgspec.Struct):
     driver_ns: int = 0
 
 
-class Export(msgspec.Struct):
+class Export(msgspec.Struct, gc=False):
     """What was exported, as known when written; `export.json` in the run's folder is newer. `endpoint` has no secrets in it."""
 
     endpoint: str | None = None
@@ -228,7 +228,7 @@ class Export(msgspec.Struct):
     spans_acknowledged: int = 0
 
 
-class RecordWarning(msgspec.Struct):
+class RecordWarning(msgspec.Struct, gc=False):
     """Something the user should know; said once, counted."""
 
     code: str
@@ -236,7 +236,7 @@ class RecordWarning(msgspec.Struct):
     count: int = 1
 
 
-class Experiment(msgspec.Struct):
+class Experiment(msgspec.Struct, gc=False):
     """What was run."""
 
     name: str
@@ -245,7 +245,7 @@ class Experiment(msgspec.Struct):
     argv: list[str] = []
 
 
-class ExecutorRecord(msgspec.Struct):
+class ExecutorRecord(msgspec.Struct, gc=False):
     """What ran it."""
 
     kind: str
@@ -254,14 +254,14 @@ class ExecutorRecord(msgspec.Struct):
     barrier: bool = False
 
 
-class EarlierRun(msgspec.Struct):
+class EarlierRun(msgspec.Struct, gc=False):
     """A run that this one goes on from."""
 
     exec_id: str
     trace_id: str | None = None
 
 
-class RunRecord(msgspec.Struct):
+class RunRecord(msgspec.Struct, gc=False):
     """A whole run. `outcome`: success, failure, timeout, cancellation, interrupted or running."""
 
     schema_version: str
@@ -292,7 +292,7 @@ class RunRecord(msgspec.Struct):
     config: dict[str, Any] = {}
 
 
-class Progress(msgspec.Struct):
+class Progress(msgspec.Struct, gc=False):
     """Counts of steps, each once; groups never count."""
 
     done: int = 0
@@ -301,7 +301,7 @@ class Progress(msgspec.Struct):
     cached: int = 0
 
 
-class OpenRecord(msgspec.Struct):
+class OpenRecord(msgspec.Struct, gc=False):
     """A span that is open now."""
 
     kind: str
@@ -311,7 +311,7 @@ class OpenRecord(msgspec.Struct):
     elapsed_ms: int
 
 
-class StatusRecord(msgspec.Struct):
+class StatusRecord(msgspec.Struct, gc=False):
     """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives."""
 
     schema_version: str

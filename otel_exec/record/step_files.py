@@ -30,7 +30,7 @@ _WORDS = frozenset(word.value.encode() for word in semconv.StatusWord)
 _BARE_WORD = re.compile(rb"\s*([A-Z][A-Z_]*)\s*\Z")
 
 
-class StatusEvent(msgspec.Struct):
+class StatusEvent(msgspec.Struct, gc=False):
     """One line of `.executor_status`. `date` is ISO 8601 with time zone ("" in a file of the older format); execution times are Unix seconds."""
 
     date: str

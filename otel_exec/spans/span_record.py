@@ -18,7 +18,7 @@ __all__ = ["AttributeValue", "SpanLink", "SpanRecord"]
 AttributeValue = str | bool | int | float | Sequence[str | bool | int | float]
 
 
-class SpanLink(msgspec.Struct, frozen=True, array_like=True):
+class SpanLink(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A link to another span; `edge` is its `exec.edge` ("" on links of the user's own), `attributes` hold the rest."""
 
     trace_id: str
@@ -27,7 +27,7 @@ class SpanLink(msgspec.Struct, frozen=True, array_like=True):
     attributes: dict[str, AttributeValue] = {}
 
 
-class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
+class SpanRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One finished span.
 
     `kind` is its `exec.kind` ("" for the user's own spans); it is not repeated in `attributes`, which hold everything else that the span carries.
