@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from otel_exec.execute import verify
 from otel_exec.execute.base import OpenSpan
 from otel_exec.execute.capture import ProxiedStreams, StreamCapture
-from otel_exec.execute.fan_out import Door, Helpers, NoHelpers
-from otel_exec.execute.worker import Call, WorkerContext
+from otel_exec.execute.context import Call, WorkerContext
+from otel_exec.execute.door import Door, Helpers, NoHelpers
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import SpoolWriter

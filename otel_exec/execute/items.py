@@ -12,15 +12,15 @@ import msgspec
 from otel_exec import semconv
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
 from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.execute.context import leave_if_forked, was_cancelled
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.execute.failure import describe
-from otel_exec.execute.worker import leave_if_forked, was_cancelled
 from otel_exec.semconv import Kind, Outcome
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink
 
 if TYPE_CHECKING:
-    from otel_exec.execute.worker import WorkerContext
+    from otel_exec.execute.context import WorkerContext
     from otel_exec.spans.span_record import AttributeValue
 
 __all__ = ["ItemEnvelope", "ItemReport", "record_item", "run_item"]
@@ -113,7 +113,7 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
         with enter_scope(scope):
             value = fn(item)
     except BaseException as caught:
-        leave_if_forked(context)
+        leave_if_forked(context, 1)
         raised = caught
         if was_cancelled(caught, context.guard):
             outcome, error = Outcome.CANCELLATION, describe(caught, type_=semconv.ERROR_CANCELLED)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from otel_exec.clock import Clock
     from otel_exec.execute.base import Notice, OpenSpan, RunSettings
+    from otel_exec.execute.context import Call, WorkerContext
     from otel_exec.execute.envelope import TaskEnvelope
     from otel_exec.execute.items import ItemEnvelope
-    from otel_exec.execute.worker import Call, WorkerContext
     from otel_exec.plan.graph import Step
 
 __all__ = ["ThreadsExecutor"]

@@ -8,75 +8,33 @@ Telemetry never changes the outcome; nothing that the user's function does (shor
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from otel_exec import semconv
 from otel_exec.aggregate.task_fold import TaskFold
-from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
 from otel_exec.execute import verify
+from otel_exec.execute.attempt_files import AttemptFiles
 from otel_exec.execute.capture import use_capture
+from otel_exec.execute.context import leave_if_forked, was_cancelled
 from otel_exec.execute.envelope import ErrorInfo, TaskReport
 from otel_exec.execute.failure import describe
 from otel_exec.execute.packing import unpack
-from otel_exec.record import locks, step_files
-from otel_exec.semconv import Kind, Outcome, StatusWord
+from otel_exec.semconv import Kind, Outcome
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink, SpanRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from otel_exec.clock import Clock
-    from otel_exec.execute.base import RunSettings
-    from otel_exec.execute.capture import Capture
+    from otel_exec.execute.context import Call, WorkerContext
+    from otel_exec.execute.door import Door
     from otel_exec.execute.envelope import TaskEnvelope
-    from otel_exec.execute.fan_out import Door
-    from otel_exec.execute.interrupts import Guard
-    from otel_exec.execute.rusage import ProcessMeter, ThreadMeter
-    from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Call", "WorkerContext", "run_attempt", "was_cancelled"]
+__all__ = ["run_attempt"]
 
 # Plain strings: enum members cost a microsecond where they are turned into text.
 _LOAD, _TASK, _VERIFY, _STORE = Kind.LOAD.value, Kind.TASK.value, Kind.VERIFY.value, Kind.STORE.value
 _SUCCESS = Outcome.SUCCESS.value
-
-# (function, config, call style, verify hook), as `packing.Packer.call` packs it.
-Call = tuple[Any, Any, str, Any]
-
-
-def _nothing() -> None:
-    """Do nothing."""
-
-
-@dataclass(slots=True)
-class WorkerContext:
-    """What one worker has, for as long as it lives.
-
-    `claimed` is told (envelope, sequence, at_ns) just before an attempt's function is loaded. `door` makes what `map_tasks` calls inside a task.
-    `after` puts the process back as it was when a task has ended. `late_timeouts`: nobody can end an attempt from outside, so its timeout is judged when it returns.
-    `carrier`: the process is ours, so its environment may carry the task to processes that the task starts.
-    """
-
-    worker_id: str
-    settings: RunSettings
-    clock: Clock
-    recorder: Recorder
-    capture: Capture
-    meter: ProcessMeter | ThreadMeter
-    guard: Guard
-    claimed: Callable[[TaskEnvelope, int, int], None]
-    door: Callable[[WorkerContext, dict[str, AttributeValue], str], Door]
-    after: Callable[[], None] = _nothing
-    late_timeouts: bool = False
-    carrier: bool = False
-    pid: int = field(default_factory=os.getpid)
 
 
 def run_attempt(context: WorkerContext, envelope: TaskEnvelope, *, call: bytes = b"", direct: Call | None = None, sequence: int = 0) -> TaskReport | None:
@@ -95,24 +53,6 @@ def run_attempt(context: WorkerContext, envelope: TaskEnvelope, *, call: bytes =
     return _Attempt(context, envelope, call or envelope.call, direct, sequence).run()
 
 
-def was_cancelled(error: BaseException, guard: Guard) -> bool:
-    """Whether an exception is a cancellation: it came after the task was asked to end, or the user's code cancelled itself."""
-    if guard.interrupted:
-        return True
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
-
-
-def leave_if_forked(context: WorkerContext) -> None:
-    """End the process if it is a child that the user's function forked and let return through our code: the worker itself reports, once."""
-    if os.getpid() != context.pid:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(0)
-
-
 class _Attempt:
     """The state of one attempt while it runs."""
 
@@ -127,6 +67,7 @@ class _Attempt:
         self.error: ErrorInfo | None = None
         self.spans: list[SpanRecord] = []
         self.warnings: list[tuple[str, str]] = []
+        self.files = AttemptFiles(context, envelope, self.warnings)
         self.claimed_ns = self.started_ns = self.completed_ns = self.verified_ns = 0
         self.cpu_ns: int | None = None
         self.peak_rss: int | None = None
@@ -174,22 +115,15 @@ class _Attempt:
 
     def _take_lock(self) -> TaskReport | None:
         """Take the step's lock; returns a report when the step is not to be run."""
-        settings, envelope = self.context.settings, self.envelope
-        if envelope.locked or not settings.use_locks:
+        files = self.files
+        holder = files.take_lock()
+        if holder:
+            return self._refused("locked", holder=holder)
+        if not files.succeeded_meanwhile:
             return None
-        state = locks.acquire(envelope.output_path, settings.lock_holder)
-        if not state.taken:
-            return self._refused("locked", holder=state.holder)
-        if state.taken_over_from:
-            self.warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {state.taken_over_from} was taken over"))
-        if envelope.force:
-            return None
-        events = step_files.read_events(envelope.output_path)
-        if not events or events[-1].status != StatusWord.SUCCESS:
-            return None
-        info = step_files.read_info(envelope.output_path)
-        self._release()
-        return self._refused("cached", info_found=msgspec.json.encode(info) if info is not None else b"")
+        info = files.earlier_info()
+        files.release()
+        return self._refused("cached", info_found=info)
 
     def _refused(self, found: str, *, holder: str = "", info_found: bytes = b"") -> TaskReport:
         now = self.now()
@@ -210,12 +144,8 @@ class _Attempt:
 
     def _prepare(self) -> None:
         """Make the output folder and say RUNNING."""
-        envelope = self.envelope
         try:
-            if not self.context.settings.use_locks:  # the lock file lies in the folder
-                step_files.make_output_folder(envelope.output_path)
-            if envelope.attempt == 1:
-                step_files.append_event(envelope.output_path, self._event(StatusWord.RUNNING, envelope.first_created_ns))
+            self.files.begin()
         except (RecordError, OSError) as error:
             self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
 
@@ -232,7 +162,7 @@ class _Attempt:
                 guard.disarm()
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(self.context)
+            leave_if_forked(self.context, 1)
             self._judge(error)
 
     # --- the function -----------------------------------------------------------------------------------------------------------------------------
@@ -275,7 +205,7 @@ class _Attempt:
                     guard.disarm()
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(context)
+            leave_if_forked(context, 1)
             self._judge(error)
             del error
         leave_if_forked(context)
@@ -364,7 +294,7 @@ class _Attempt:
             self.error = ErrorInfo(type=verify.NotVerified.error_type, message=str(error))
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(context)
+            leave_if_forked(context, 1)
             self._judge(error)
         leave_if_forked(context)
         self.verified_ns = self.now()
@@ -399,8 +329,8 @@ class _Attempt:
         begun_ns = self.verified_ns or self.completed_ns
         self.spans.append(context.recorder.make(_STORE, "store", begun_ns, settled_ns, parent=envelope.parent_span_id, attributes=self.attributes))
         if final:
-            self._write_info(settled_ns)
-            self._release()
+            self.files.write_info(self.started_ns, self.completed_ns, settled_ns)
+            self.files.release()
         self._write_spans()
         fold, door, scope = self.fold, self.door, self.scope
         phases = fold.finish(self.completed_ns) if fold is not None else {}
@@ -434,10 +364,8 @@ class _Attempt:
 
     def _say_how_it_ended(self) -> bool:
         """Append the last event; returns whether it stands. Where it can't be written, a success becomes an `error`."""
-        status = semconv.STATUS_OF_OUTCOME[Outcome(self.outcome)]
-        message = f"{self.error.type.removeprefix('builtins.')}: {self.error.message}" if self.error is not None else None
         try:
-            step_files.append_event(self.envelope.output_path, self._event(status, self.now(), message, times=True))
+            self.files.end(self.outcome, self.error, self.now(), self.started_ns, self.completed_ns)
         except (RecordError, OSError) as error:
             if self.error is None:
                 self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
@@ -445,23 +373,6 @@ class _Attempt:
                 self.warnings.append(("status_not_written", str(error)))
             return False
         return True
-
-    def _write_info(self, settled_ns: int) -> None:
-        envelope, recorder = self.envelope, self.context.recorder
-        measured = {
-            "scheduled_time": to_iso(envelope.first_created_ns),
-            "execution_start_time": to_iso(self.started_ns),
-            "execution_end_time": to_iso(self.completed_ns),
-            "duration_seconds": (self.completed_ns - self.started_ns) / 1e9,
-            "total_duration_seconds": (settled_ns - envelope.first_created_ns) / 1e9,
-            "exec_id": recorder.exec_id,
-            "trace_id": recorder.trace_id,
-            "span_id": envelope.parent_span_id,
-        }
-        try:
-            step_files.write_info(envelope.output_path, step_files.merge_info(envelope.info, measured))
-        except (RecordError, OSError) as error:
-            self.warnings.append(("info_not_written", str(error)))
 
     def _write_spans(self) -> None:
         """Write the spans that were not written yet."""
@@ -471,34 +382,12 @@ class _Attempt:
 
     _written = 0
 
-    def _release(self) -> None:
-        settings = self.context.settings
-        if settings.use_locks:
-            try:
-                locks.release(self.envelope.output_path, settings.lock_holder)
-            except (RecordError, OSError) as error:
-                self.warnings.append(("lock_not_released", str(error)))
-
     def _leave(self) -> None:
         """The attempt was abandoned and has ended after all: whoever abandoned it has settled it."""
         self.context.guard.end()
         self.context.after()
         self.context.capture.end()
-        self._release()
-
-    def _event(self, status: StatusWord, at_ns: int, message: str | None = None, *, times: bool = False) -> step_files.StatusEvent:
-        recorder = self.context.recorder
-        return step_files.StatusEvent(
-            date=to_iso(at_ns) or "",
-            status=status.value,
-            message=message,
-            task_id=self.envelope.node_id,
-            execution_start_time=self.started_ns / 1e9 if times else None,
-            execution_end_time=self.completed_ns / 1e9 if times else None,
-            exec_id=recorder.exec_id,
-            trace_id=recorder.trace_id,
-            span_id=self.envelope.parent_span_id,
-        )
+        self.files.release()
 
     # --- outcomes ---------------------------------------------------------------------------------------------------------------------------------
 

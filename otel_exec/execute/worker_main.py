@@ -27,15 +27,16 @@ import msgspec
 from otel_exec.clock import AnchoredClock
 from otel_exec.execute import wire
 from otel_exec.execute.capture import ScratchCapture
+from otel_exec.execute.context import WorkerContext
+from otel_exec.execute.door import Door, Helpers, NoHelpers
 from otel_exec.execute.envelope import TaskEnvelope
-from otel_exec.execute.fan_out import Door, Helpers, NoHelpers
 from otel_exec.execute.interrupts import SignalGuard
 from otel_exec.execute.items import ItemEnvelope
 from otel_exec.execute.packing import Packer, StandInMain, open_blobs
 from otel_exec.execute.process_fan_out import FanOuts, run_remote_item
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.wire import Hello, Kind, Link, Message, frame
-from otel_exec.execute.worker import WorkerContext, run_attempt
+from otel_exec.execute.worker import run_attempt
 from otel_exec.record.storage import is_remote
 from otel_exec.spans import provider
 from otel_exec.spans.open_spans import OpenSpanTable

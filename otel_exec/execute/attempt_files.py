@@ -1,0 +1,124 @@
+"""What an attempt writes into its step's output folder: lock, status events, info.
+
+What comes in: the instants and the outcome, when they are known. What goes out: the files of requirement B, by `record/`. The same numbers as in the spans: nothing is measured here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from otel_exec import semconv
+from otel_exec.clock import to_iso
+from otel_exec.errors import RecordError
+from otel_exec.record import locks, step_files, storage
+from otel_exec.semconv import Outcome, StatusWord
+
+if TYPE_CHECKING:
+    from otel_exec.execute.context import WorkerContext
+    from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
+
+__all__ = ["AttemptFiles"]
+
+
+class AttemptFiles:
+    """The files of one attempt. `succeeded_meanwhile`: when the lock was taken, another run had made the step's output already.
+
+    Args:
+        context: the worker's.
+        envelope: the attempt.
+        warnings: what could not be written and is not worth an outcome is said here.
+    """
+
+    __slots__ = ("_envelope", "_recorder", "_rerun", "_settings", "_warnings", "succeeded_meanwhile")
+
+    def __init__(self, context: WorkerContext, envelope: TaskEnvelope, warnings: list[tuple[str, str]]) -> None:
+        self._settings = context.settings
+        self._recorder = context.recorder
+        self._envelope = envelope
+        self._warnings = warnings
+        self._rerun = envelope.force
+        self.succeeded_meanwhile = False
+
+    def take_lock(self) -> str:
+        """Take the step's lock unless this run has it; returns the holder where another run does, else "".
+
+        Raises:
+            RecordError: the lock can't be written.
+        """
+        settings, envelope = self._settings, self._envelope
+        if envelope.locked or not settings.use_locks:
+            return ""
+        state = locks.acquire(envelope.output_path, settings.lock_holder)
+        if not state.taken:
+            return state.holder or locks.UNKNOWN
+        if state.taken_over_from:
+            self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {state.taken_over_from} was taken over"))
+        if not envelope.force:
+            events = step_files.read_events(envelope.output_path)
+            self._rerun = bool(events)
+            self.succeeded_meanwhile = self._rerun and events[-1].status == StatusWord.SUCCESS
+        return ""
+
+    def earlier_info(self) -> bytes:
+        """Return the `.executor_info` that is there, as JSON."""
+        info = step_files.read_info(self._envelope.output_path)
+        return msgspec.json.encode(info) if info is not None else b""
+
+    def begin(self) -> None:
+        """Make the output folder and say RUNNING, dated at created; raises `RecordError` or `OSError`."""
+        envelope = self._envelope
+        if not self._settings.use_locks:  # the lock file lies in the folder
+            step_files.make_output_folder(envelope.output_path)
+        if envelope.attempt == 1:
+            if self._rerun:  # an earlier run's log is not this one's
+                storage.remove(envelope.output_path + step_files.LOG)
+            step_files.append_event(envelope.output_path, self._event(StatusWord.RUNNING, envelope.first_created_ns))
+
+    def end(self, outcome: str, error: ErrorInfo | None, at_ns: int, started_ns: int, completed_ns: int) -> None:
+        """Append the last event; raises `RecordError` or `OSError`."""
+        event = self._event(semconv.STATUS_OF_OUTCOME[Outcome(outcome)], at_ns)
+        if error is not None:
+            event.message = f"{error.type.removeprefix('builtins.')}: {error.message}"
+        event.execution_start_time = started_ns / 1e9
+        event.execution_end_time = completed_ns / 1e9
+        step_files.append_event(self._envelope.output_path, event)
+
+    def write_info(self, started_ns: int, completed_ns: int, settled_ns: int) -> None:
+        """Write `.executor_info`; what goes wrong is a warning."""
+        envelope, recorder = self._envelope, self._recorder
+        measured = {
+            "scheduled_time": to_iso(envelope.first_created_ns),
+            "execution_start_time": to_iso(started_ns),
+            "execution_end_time": to_iso(completed_ns),
+            "duration_seconds": (completed_ns - started_ns) / 1e9,
+            "total_duration_seconds": (settled_ns - envelope.first_created_ns) / 1e9,
+            "exec_id": recorder.exec_id,
+            "trace_id": recorder.trace_id,
+            "span_id": envelope.parent_span_id,
+        }
+        try:
+            step_files.write_info(envelope.output_path, step_files.merge_info(envelope.info, measured))
+        except (RecordError, OSError) as error:
+            self._warnings.append(("info_not_written", str(error)))
+
+    def release(self) -> None:
+        """Let the lock go; what goes wrong is a warning."""
+        settings = self._settings
+        if settings.use_locks:
+            try:
+                locks.release(self._envelope.output_path, settings.lock_holder)
+            except (RecordError, OSError) as error:
+                self._warnings.append(("lock_not_released", str(error)))
+
+    def _event(self, status: StatusWord, at_ns: int) -> step_files.StatusEvent:
+        recorder, envelope = self._recorder, self._envelope
+        return step_files.StatusEvent(
+            date=to_iso(at_ns) or "",
+            status=status.value,
+            task_id=envelope.node_id,
+            exec_id=recorder.exec_id,
+            trace_id=recorder.trace_id,
+            span_id=envelope.parent_span_id,
+        )
