@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 import os
 import selectors
 import shutil
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +29,7 @@ from otel_exec.execute.dealing import Dealer
 from otel_exec.execute.envelope import TaskReport
 from otel_exec.execute.failure import of_exit
 from otel_exec.execute.in_process import open_span
+from otel_exec.execute.outstanding import Outstanding
 from otel_exec.execute.packing import BlobStore, Packer
 from otel_exec.execute.salvage import keep_output
 from otel_exec.execute.wire import Kind, Message, TaskQueue
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import Notice, RunSettings
     from otel_exec.execute.dealing import Fan
     from otel_exec.execute.envelope import TaskEnvelope
+    from otel_exec.execute.outstanding import Job
     from otel_exec.plan.graph import Step
 
 __all__ = ["ProcessesExecutor"]
@@ -59,21 +59,6 @@ _AUDIT_S = 0.5
 _MAX_LOSSES = 3
 # So many workers in a row that end before they are ready: no worker can be started at all.
 _MAX_STILLBORN = 3
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """A message that is out: an attempt, or an item of a fan-out. `worker`: who claimed it."""
-
-    sequence: int
-    body: bytes
-    envelope: TaskEnvelope | None = None
-    fan: Fan | None = None
-    index: int = 0
-    worker: WorkerProcess | None = None
-    claimed_ns: int = 0
-    losses: int = 0
-    silent: bool = False  # the runner has settled it: tell nothing more of it
 
 
 class ProcessesExecutor:
@@ -100,12 +85,8 @@ class ProcessesExecutor:
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         self._notices: list[Notice] = []
         self._workers: dict[str, WorkerProcess] = {}
-        self._jobs: dict[int, _Job] = {}
-        self._queued: set[int] = set()  # sent to the shared queue, not claimed, as far as is known
-        self._attempts: dict[tuple[str, int], int] = {}
         self._dealer = Dealer(self)
         self._names = itertools.count()
-        self._sequences = itertools.count(1)
         self._audit_s: float | None = None
         self._suspects: set[int] = set()
         self._stillborn = 0
@@ -120,12 +101,8 @@ class ProcessesExecutor:
         """Start the worker processes."""
         self._settings = settings
         self._clock = clock
-        path = os.path.join(self._folder, "slots")
-        with open(path, "w+b") as file:
-            file.truncate(wire.SLOTS * wire.SLOT.size)
-            self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
-        self._slots = list(range(wire.SLOTS - 1, -1, -1))
-        self._queue = TaskQueue(os.path.join(self._folder, "big"))
+        self._out = Outstanding(self._folder)
+        self._queue = self._out.queue
         self._started = True
         _open_pools.add(self)
         for _ in range(self.workers):
@@ -137,11 +114,7 @@ class ProcessesExecutor:
 
     def submit(self, envelope: TaskEnvelope, packed: object) -> None:
         """Put the attempt into the queue."""
-        sequence = next(self._sequences)
-        job = _Job(sequence, _encode((envelope, packed)), envelope=envelope)
-        self._jobs[sequence] = job
-        self._attempts[envelope.node_id, envelope.attempt] = sequence
-        self._enqueue(job)
+        self._out.enqueue(self._out.add(_encode((envelope, packed)), envelope=envelope))
 
     def poll(self, timeout_s: float | None) -> Sequence[Notice]:
         """Return what happened; wait for it when nothing did."""
@@ -161,36 +134,36 @@ class ProcessesExecutor:
     def recall(self) -> Sequence[tuple[str, int]]:
         """Take back all attempts that no worker has taken."""
         taken: list[tuple[str, int]] = []
-        for job in self._drain():
+        for job in self._out.drain():
             if job.envelope is not None:
                 taken.append((job.envelope.node_id, job.envelope.attempt))
-                self._forget(job)
+                self._out.forget(job)
             elif job.fan is not None:
-                self._forget(job)
+                self._out.forget(job)
                 self._dealer.returned(job.fan, job.sequence, job.body)
         return taken
 
     def interrupt(self, node_id: str, attempt: int) -> None:
         """Have KeyboardInterrupt raised in the attempt; a worker checks that it is still the one it runs."""
-        sequence = self._attempts.get((node_id, attempt))
+        sequence = self._out.attempts.get((node_id, attempt))
         if sequence is not None:
             self._interrupt(sequence)
 
     def kill(self, node_id: str, attempt: int) -> None:
         """End the worker that runs the attempt, and all that it started; another takes its place."""
-        sequence = self._attempts.get((node_id, attempt))
+        sequence = self._out.attempts.get((node_id, attempt))
         if sequence is None:
             # Its report may be among the notices that were not fetched yet.
             self._unreport(node_id, attempt)
             return
-        if sequence in self._queued and self.withdraw([sequence]):
+        if sequence in self._out.queued and self.withdraw([sequence]):
             return
         self._kill_sequence(sequence)
         self._unreport(node_id, attempt)
 
     def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
         """Return what is open in the attempt's worker, its task span first."""
-        sequence = self._attempts.get((node_id, attempt))
+        sequence = self._out.attempts.get((node_id, attempt))
         worker = self._holder(sequence) if sequence is not None else None
         return [span for span in self._read_open(worker) if span.node_id == node_id] if worker is not None else ()
 
@@ -199,8 +172,8 @@ class ProcessesExecutor:
         if not self._started or self._stopped:
             return ()
         self._stopping = True
-        for job in self._drain():
-            self._forget(job)
+        for job in self._out.drain():
+            self._out.forget(job)
         self._queue.end(len(self._workers))
         for worker in self._workers.values():
             worker.expected = True
@@ -280,15 +253,11 @@ class ProcessesExecutor:
             self._on_report(worker, payload)
         elif kind == Kind.CLAIMED:
             sequence, at_ns = _CLAIM.unpack(payload)
-            job = self._jobs.get(sequence)
-            if job is not None:
-                self._queued.discard(sequence)
-                job.worker, job.claimed_ns = worker, at_ns
-                worker.sequence = sequence
-                if job.envelope is not None and not job.silent:
-                    self._notices.append(Claimed(job.envelope.node_id, job.envelope.attempt, worker.worker_id, at_ns))
+            job = self._out.claimed(sequence, worker, at_ns)
+            if job is not None and job.envelope is not None and not job.silent:
+                self._notices.append(Claimed(job.envelope.node_id, job.envelope.attempt, worker.worker_id, at_ns))
         elif kind == Kind.ITEM_DONE:
-            job = self._take_done(worker, _U64.unpack_from(payload)[0])
+            job = self._out.ended(_U64.unpack_from(payload)[0], worker)
             if job is not None and job.fan is not None:
                 self._dealer.done(job.fan, job.sequence, payload[_U64.size :])
                 self._watch_writers()
@@ -308,18 +277,9 @@ class ProcessesExecutor:
             self._dealer.on_frame(worker, kind, payload)
 
     def _on_report(self, worker: WorkerProcess, payload: bytes) -> None:
-        job = self._take_done(worker, _U64.unpack_from(payload)[0])
+        job = self._out.ended(_U64.unpack_from(payload)[0], worker)
         if job is not None and not job.silent:
             self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[_U64.size :])))
-
-    def _take_done(self, worker: WorkerProcess, sequence: int) -> _Job | None:
-        """A worker has ended a message: return it, forgotten."""
-        if worker.sequence == sequence:
-            worker.sequence = 0
-        job = self._jobs.get(sequence)
-        if job is not None:
-            self._forget(job)
-        return job
 
     def _answer_main(self, worker: WorkerProcess, name: str) -> None:
         """Send a class or function of the user's script that a worker asks for by name."""
@@ -332,37 +292,8 @@ class ProcessesExecutor:
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, job: _Job) -> None:
-        self._queued.add(job.sequence)
-        self._queue.put(job.sequence, Message.STEP if job.envelope is not None else Message.ITEM, job.body)
-
-    def _drain(self) -> list[_Job]:
-        """Take everything out of the queue; returns the jobs that were in it, in order."""
-        jobs = []
-        for sequence in self._queue.drain():
-            self._queued.discard(sequence)
-            job = self._jobs.get(sequence)
-            if job is not None:
-                jobs.append(job)
-        return jobs
-
-    def _forget(self, job: _Job) -> None:
-        self._jobs.pop(job.sequence, None)
-        self._queued.discard(job.sequence)
-        if job.envelope is not None:
-            self._attempts.pop((job.envelope.node_id, job.envelope.attempt), None)
-
-    def _in_hand(self, worker: WorkerProcess) -> tuple[int, int]:
-        """Return what the worker has taken, by its own note (0: nothing), and where in its scratch file that began to print."""
-        sequence, offset = wire.SLOT.unpack_from(self._page, worker.slot * wire.SLOT.size)
-        return int(sequence), int(offset)
-
     def _holder(self, sequence: int) -> WorkerProcess | None:
-        """Return the worker that has a message in hand."""
-        job = self._jobs.get(sequence)
-        if job is not None and job.worker is not None:
-            return job.worker
-        return next((worker for worker in self._workers.values() if self._in_hand(worker)[0] == sequence), None)
+        return self._out.holder(sequence, self._workers.values())
 
     def _interrupt(self, sequence: int) -> None:
         worker = self._holder(sequence)
@@ -380,16 +311,16 @@ class ProcessesExecutor:
         A worker notes what it took a microsecond after it took it; so what is nowhere now is only suspected, and lost if it is still nowhere at the next look.
         """
         suspects, self._suspects = self._suspects, set()
-        kept = self._drain()
-        held = {self._in_hand(worker)[0] for worker in self._workers.values()}
+        kept = self._out.drain()
+        held = {self._out.in_hand(worker)[0] for worker in self._workers.values()}
         for worker in list(self._workers.values()):  # read after the notes: a note is wiped only once the word is out
             for kind, payload in worker.receive():
                 self._on_frame(worker, kind, payload)
-        nowhere = {sequence for sequence in self._queued - held if sequence in self._jobs}
+        nowhere = {sequence for sequence in self._out.queued - held if sequence in self._out.jobs}
         for job in kept:
-            self._enqueue(job)
+            self._out.enqueue(job)
         for sequence in sorted(nowhere & suspects):
-            self._enqueue(self._jobs[sequence])
+            self._out.enqueue(self._out.jobs[sequence])
         self._suspects = nowhere - suspects
         self._audit_s = time.monotonic() + _AUDIT_S if self._suspects else None
 
@@ -397,8 +328,7 @@ class ProcessesExecutor:
 
     def _start_worker(self, *, only: Fan | None = None) -> WorkerProcess:
         worker_id = str(next(self._names))
-        slot = self._slots.pop()
-        wire.SLOT.pack_into(self._page, slot * wire.SLOT.size, 0, 0)
+        slot = self._out.give_slot()
         queue = TaskQueue(os.path.join(self._folder, "big")) if only is not None else self._queue
         at_ns = self._clock.now_ns()
         worker = WorkerProcess(worker_id, self._settings, self._folder, slot, queue, own_queue=only is not None)
@@ -415,17 +345,17 @@ class ProcessesExecutor:
             return
         for kind, payload in worker.receive():  # what it said before
             self._on_frame(worker, kind, payload)
-        in_hand, offset = self._in_hand(worker)
+        in_hand, offset = self._out.in_hand(worker)
         self._selector.unregister(worker.sock)
         if worker.pid_fd >= 0:
             self._selector.unregister(worker.pid_fd)
         returncode = worker.bury()
         at_ns = self._clock.now_ns()
         del self._workers[worker.worker_id]
-        self._slots.append(worker.slot)
+        self._out.take_slot(worker.slot)
         open_spans = tuple(self._read_open(worker))
         reason = of_exit(returncode)
-        job = self._jobs.get(worker.sequence or in_hand)
+        job = self._out.jobs.get(worker.sequence or in_hand)
         attempts: tuple[tuple[str, int], ...] = ()
         tail = ""
         if job is not None:
@@ -441,10 +371,10 @@ class ProcessesExecutor:
             if not worker.own_queue:
                 self._replace(worker, reason)
 
-    def _casualty(self, worker: WorkerProcess, job: _Job, offset: int, reason: str, at_ns: int) -> tuple[tuple[tuple[str, int], ...], str]:
+    def _casualty(self, worker: WorkerProcess, job: Job, offset: int, reason: str, at_ns: int) -> tuple[tuple[tuple[str, int], ...], str]:
         """See to what a dead worker had in hand; returns the attempts that the runner must settle, and the last lines printed."""
         if job.fan is not None:
-            self._forget(job)
+            self._out.forget(job)
             error_type = semconv.ERROR_TIMEOUT if job.silent else semconv.ERROR_WORKER_DIED
             message = f"its timeout of {job.fan.timeout_s:g} s passed" if job.silent and job.fan.timeout_s is not None else reason
             self._dealer.lost(job.fan, job.sequence, worker.worker_id, error_type, message, job.claimed_ns or at_ns, at_ns)
@@ -453,9 +383,9 @@ class ProcessesExecutor:
         assert envelope is not None
         if job.worker is None and not job.silent and job.losses < _MAX_LOSSES:
             job.losses += 1  # it had not begun: nothing of the user's has run
-            self._enqueue(job)
+            self._out.enqueue(job)
             return (), ""
-        self._forget(job)
+        self._out.forget(job)
         tail = keep_output(
             os.path.join(self._folder, f"output-{worker.worker_id}"), offset, envelope.output_path, envelope.attempt, self._settings.log_cap_bytes
         )
@@ -483,13 +413,13 @@ class ProcessesExecutor:
     def _kill_sequence(self, sequence: int) -> None:
         """End the worker that runs a message, unless it has ended by itself meanwhile: the process is stopped first, and what it said is read."""
         worker = self._holder(sequence)
-        job = self._jobs.get(sequence)
+        job = self._out.jobs.get(sequence)
         if worker is None or job is None:
             return
         worker.freeze()
         for kind, payload in worker.receive():
             self._on_frame(worker, kind, payload)
-        if sequence not in self._jobs:
+        if sequence not in self._out.jobs:
             worker.thaw()
             return
         job.silent = True
@@ -500,10 +430,9 @@ class ProcessesExecutor:
     def _close(self) -> None:
         _open_pools.discard(self)
         self._selector.close()
-        self._queue.close()
+        self._out.close()
         self._wake_in.close()
         self._wake_out.close()
-        self._page.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def close_in_child(self) -> None:
@@ -518,14 +447,13 @@ class ProcessesExecutor:
     def idle(self) -> int:
         """Return how many workers have nothing to do and nothing waiting for them."""
         free = sum(1 for worker in self._workers.values() if worker.ready and worker.sequence == 0 and not worker.own_queue and not worker.expected)
-        return free - len(self._queued)
+        return free - len(self._out.queued)
 
     def deal(self, fan: Fan, index: int, body: bytes, worker: WorkerProcess | None) -> int:
         """Send an item."""
-        job = _Job(next(self._sequences), body, fan=fan, index=index)
-        self._jobs[job.sequence] = job
+        job = self._out.add(body, fan=fan, index=index)
         if worker is None:
-            self._enqueue(job)
+            self._out.enqueue(job)
         else:
             worker.sequence = job.sequence
             worker.queue.put(job.sequence, Message.ITEM, body)
@@ -550,31 +478,23 @@ class ProcessesExecutor:
 
     def withdraw(self, sequences: list[int]) -> list[int]:
         """Take messages back that no worker has taken."""
-        wanted = self._queued.intersection(sequences)
-        if not wanted:
-            return []
-        taken = []
-        for job in self._drain():
-            if job.sequence in wanted:
-                self._forget(job)
-                taken.append(job.sequence)
-            else:
-                self._enqueue(job)
-        return taken
+        return self._out.withdraw(sequences)
 
     def _next_overdue_s(self, now: float) -> float | None:
         if not self._dealer:
             return None
         now_ns = self._clock.now_ns()
         due = [
-            job.claimed_ns + job.fan.timeout_s * 1e9 for job in self._jobs.values() if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns
+            job.claimed_ns + job.fan.timeout_s * 1e9
+            for job in self._out.jobs.values()
+            if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns
         ]
         return now + max(0.0, (min(due) - now_ns) / 1e9) + 0.001 if due else None
 
     def _end_overdue(self) -> None:
         """Kill items whose time ran out."""
         now_ns = self._clock.now_ns()
-        for job in list(self._jobs.values()):
+        for job in list(self._out.jobs.values()):
             if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns and now_ns - job.claimed_ns > job.fan.timeout_s * 1e9:
                 self._kill_sequence(job.sequence)
 
