@@ -288,18 +288,21 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: object =
             timeout_s=config.timeout_s,
         )
     )
-    keeper.begin()
-    store.publish_latest()
-    exporter = _start_exporter(config, store.folder, sampled=sampled and tracer_provider is None)
-    forward = _forwarder(spool_folder, tracer_provider)
+    problem: BaseException | None = None
     with cancelling(runner.cancel) as received, nullcontext() if executor.by_value else _joined_here(install_provider=install_provider):
+        keeper.begin()
+        store.publish_latest()
+        exporter = _start_exporter(config, store.folder, sampled=sampled and tracer_provider is None)
+        forward = _forwarder(spool_folder, tracer_provider)
         try:
             if to_run:
                 executor.start(settings, clock)
             outcome = runner.run()
-        finally:
-            if to_run:
-                runner.close()
+        except BaseException as error:  # ours, or the machine's: what is known of the run is kept before it is raised
+            problem = error
+            outcome = record.outcome = "interrupted"
+        if to_run:
+            runner.close()
         spans.close_run(order.experiment.name, clock.now_ns(), outcome)
         recorder.finish(spans.take())
         spool.close()
@@ -315,6 +318,8 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: object =
         if config.console and sampled:
             _print_spans(store.folder)
         store.close()
+    if problem is not None:
+        raise problem
     failures = tuple((plan.steps[index], error) for index, error in sorted(runner.errors.items()))
     return Result(record, failures, received.number)
 

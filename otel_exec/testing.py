@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import threading
 from typing import TYPE_CHECKING, Any
 
+import fsspec
+
 from otel_exec.launch import run
+from otel_exec.record import storage
 from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import read_spool
@@ -110,5 +114,11 @@ def run_in(folder: str | os.PathLike[str], steps: Sequence[StepRef] | StepRef, *
 
 
 def recorded_spans(record: RunRecord) -> list[SpanRecord]:
-    """Return every span in a run's spool, in order of start."""
-    return sorted(read_spool(os.path.join(record.run_folder, "spans")), key=lambda span: (span.start_ns, -span.end_ns))
+    """Return every span in a run's spool, in order of start; a spool under a remote prefix is copied first."""
+    with tempfile.TemporaryDirectory() as copy:
+        folder = storage.join(record.run_folder, "spans")
+        if storage.is_remote(folder):
+            files, path = fsspec.core.url_to_fs(folder)
+            files.get(path.rstrip("/") + "/", copy, recursive=True)
+            folder = copy
+        return sorted(read_spool(folder), key=lambda span: (span.start_ns, -span.end_ns))

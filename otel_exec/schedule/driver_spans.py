@@ -14,6 +14,9 @@ from otel_exec.semconv import (
     CODE_FILE,
     CODE_FUNCTION,
     CODE_LINE,
+    ERROR_CANCELLED,
+    ERROR_INTERRUPTED,
+    ERROR_TIMEOUT,
     EXEC_ATTEMPT,
     EXEC_CACHED,
     EXEC_DEPENDS_ON,
@@ -46,6 +49,8 @@ __all__ = ["DriverSpans"]
 
 # A plan with more steps of one template than this names its step spans by the template, so that a backend's list of operations stays short.
 _MANY_OF_ONE_TEMPLATE = 100
+
+_ERROR_TYPES = {"timeout": ERROR_TIMEOUT, "cancellation": ERROR_CANCELLED, "interrupted": ERROR_INTERRUPTED}
 
 
 class DriverSpans:
@@ -308,6 +313,8 @@ class DriverSpans:
         """The run has ended: whatever is still open is closed with it, then the run span."""
         for worker_id in list(self._workers):
             self.worker_ended(worker_id, at_ns, Outcome.SUCCESS)
+        for index in list(self._step_start):
+            self.close_step(index, at_ns, Outcome.ERROR, error_type=ERROR_INTERRUPTED)
         for level, start_ns in list(self._levels.items()):
             self.close_level(level, start_ns, at_ns, outcome)
         self.finished.append(
@@ -321,7 +328,7 @@ class DriverSpans:
                 attributes={EXEC_NAME: name},
                 links=links,
                 outcome=outcome,
-                error_type="timeout" if outcome == Outcome.TIMEOUT else "cancelled" if outcome == Outcome.CANCELLATION else None,
+                error_type=_ERROR_TYPES.get(outcome),
                 span_kind=2,
             )
         )

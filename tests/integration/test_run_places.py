@@ -55,6 +55,7 @@ def test_outputs_in_memory_are_cached_in_the_same_process(tmp_path, executor):
         assert record.steps[0].cached is expected
         assert record.steps[0].output_path.startswith(prefix)
         assert record.run_folder.startswith(prefix)
+        check_run(record, files=False)
     assert times(tmp_path) == 1
 
 

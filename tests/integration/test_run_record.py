@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.run_checks import check_run, skeleton_of, statuses, step_named
+from support.run_checks import Trace, check_run, skeleton_of, statuses, step_named
 
 from otel_exec import StepsFailed, deferred, phase, read_run, step
+from otel_exec.errors import OtelExecError
+from otel_exec.execute.inline import InlineExecutor
 from otel_exec.record.record_file import read_record, write_record
 from otel_exec.record.run_store import RunStore
 from otel_exec.testing import run_in
@@ -100,3 +102,33 @@ def test_a_run_whose_end_was_never_written_is_rebuilt(tmp_path, monkeypatch):
     for field in ("duration_ns", "end_time", "levels", "workers", "wall", "critical_path"):
         assert getattr(again, field) == getattr(record, field), field
     assert json.loads(Path(record.run_folder, "run.json").read_text())["outcome"] == "running"
+
+
+def test_a_run_that_we_break_off_keeps_what_is_known(tmp_path, monkeypatch):
+    """An error of ours is raised as itself, after a record that says `interrupted`, with every span closed."""
+    plain = InlineExecutor.submit
+
+    def submit(self, envelope, packed):
+        if envelope.name == "second":
+            raise OtelExecError("no worker process can be started")
+        plain(self, envelope, packed)
+
+    monkeypatch.setattr(InlineExecutor, "submit", submit)
+
+    @step("first")
+    def first():
+        return die({"folder": str(tmp_path), "times": 0})
+
+    @step("second")
+    def second(after):
+        return die({"folder": str(tmp_path), "times": 0, "after": after})
+
+    with pytest.raises(OtelExecError, match="no worker process"):
+        run_in(tmp_path, [second(first())])
+    record = read_run(str(tmp_path / "run.json"))
+    assert record.outcome == "interrupted"
+    assert (step_named(record, "first").outcome, step_named(record, "second").outcome) == ("success", "error")
+    trace = Trace(record)
+    assert trace.one("run").attributes["error.type"] == "interrupted"
+    for span in trace.spans:
+        assert span.kind == "run" or span.parent_span_id in trace.by_id
