@@ -103,6 +103,7 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
         attributes=worker_attributes,
         max_spans=context.settings.max_task_spans if envelope.spanned else 0,
         fan_out=door,
+        owner=context.guard,
     )
     if measure:
         context.meter.begin()

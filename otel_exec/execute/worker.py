@@ -103,11 +103,11 @@ class _Attempt:
             if self.error is None:
                 self._load()
             self._execute()
+            if not context.guard.abandoned and self.error is None and self._hook() is not None:
+                self._verify()
             if context.guard.abandoned:
                 self._leave()
                 return None
-            if self.error is None and self._hook() is not None:
-                self._verify()
         context.guard.end()
         return self._store()
 
@@ -190,6 +190,7 @@ class _Attempt:
             attributes=self.attributes,
             max_spans=context.settings.max_task_spans,
             fan_out=self.door,
+            owner=context.guard,
         )
         guard, now = context.guard, self.now
         try:

@@ -192,6 +192,12 @@ class OpenPhase(Frame, PhaseHandle):
         )
 
 
+class Owner(Protocol):
+    """Who runs a task. `abandoned`: nobody waits for it any more, and what was open in it has been closed by others."""
+
+    abandoned: bool
+
+
 class TaskScope:
     """The task (or item) that the code is in: who records its phases and what every span of it carries.
 
@@ -203,6 +209,7 @@ class TaskScope:
         attributes: put on every span made in it (`node.id`, `node.name`, `exec.attempt`, `exec.worker.id`, ...).
         max_spans: past it phases are only folded; `unspanned` counts those. Spans of the user's own count too.
         fan_out: what `map_tasks` calls; set by the executor, opaque here.
+        owner: who may be abandoned; what ends in a task after that is not written.
     """
 
     recorder: Recorder
@@ -222,7 +229,9 @@ class TaskScope:
         attributes: dict[str, AttributeValue],
         max_spans: int = 10_000,
         fan_out: object = None,
+        owner: Owner | None = None,
     ) -> None:
+        self.owner = owner
         self.recorder = recorder
         self.span_id = span_id
         self.node_id = node_id
@@ -324,7 +333,7 @@ def close_phase(phase: OpenPhase, error: BaseException | None) -> None:
             scope.sink.closed(phase.span_id, end_ns, error=failed, tokens=tokens)
         if phase.slot > 0 and recorder.open_spans is not None:
             recorder.open_spans.close(phase.slot)
-        if phase.visible is phase:
+        if phase.visible is phase and (scope.owner is None or not scope.owner.abandoned):
             recorder.finish((phase.record(end_ns, error),))
     except Exception as problem:
         recorder.warn(TELEMETRY_FAILED, problem)

@@ -256,6 +256,70 @@ def test_a_step_past_its_timeout_is_a_timeout(tmp_path, executor):
         assert any(warning.code == "abandoned" for warning in record.warnings)
 
 
+def _stubborn(config):
+    """Go on past the timeout, told or not, and leave a mark behind the phase."""
+    with phase("stubborn"):
+        for _ in range(3):
+            try:
+                for _ in range(20):
+                    threading.Event().wait(0.01)
+            except KeyboardInterrupt:
+                continue
+    with open(os.path.join(config["folder"], "over"), "w"):
+        pass
+
+
+def _until_over(config):
+    for _ in range(1000):
+        if os.path.exists(os.path.join(config["folder"], "over")):
+            return
+        threading.Event().wait(0.01)
+
+
+stubborn, until_over = deferred(_stubborn), deferred(_until_over)
+
+
+def test_what_an_abandoned_thread_still_does_is_not_written(tmp_path):
+    """A thread past its timeout goes on, but its phase ends with its attempt, once; its lock is let go when it has ended."""
+
+    @step("stubborn", timeout=0.2)
+    def one():
+        return stubborn({"folder": str(tmp_path)})
+
+    @step("beside")
+    def beside():
+        return until_over({"folder": str(tmp_path)})
+
+    record = failed_run(tmp_path, [one(), beside()], executor="threads", workers=2).record
+    trace = check_run(record)
+    assert outcomes(record) == {"stubborn": "timeout", "beside": "success"}
+    ended = trace.one("phase")
+    assert ended.attributes["exec.outcome"] == "timeout"
+    assert ended.end_ns == trace.one("task", node_name="stubborn").end_ns
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_a_timeout_ends_a_verification_too(tmp_path, executor):
+    """What was verified when the time was up has its task and its verification, and failed by its timeout; nothing is written twice."""
+
+    def verify(config, path):
+        for _ in range(100):
+            threading.Event().wait(0.01)
+
+    @step("verified", timeout=0.4, verify=verify)
+    def verified():
+        return sleep_until({"tenths": 0})
+
+    record = failed_run(tmp_path, [verified()], executor=executor).record
+    trace = check_run(record)
+    node = step_named(record, "verified")
+    assert (node.outcome, node.error.type) == ("timeout", "timeout")
+    assert statuses(node) == ["RUNNING", "FAILED"]
+    if trace.of("verify"):  # a slow machine may not have come so far
+        assert trace.one("verify").attributes["error.type"] == "timeout"
+        assert trace.one("task").attributes["exec.outcome"] == "success"
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_the_runs_timeout_ends_it(tmp_path, executor):
     """Past `timeout_s` of the run, what runs is cancelled and the run comes to `timeout`."""
