@@ -119,14 +119,22 @@ class Attribute:
 _STEPLIKE = (Kind.STEP, Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE)
 
 ATTRIBUTES: Final[tuple[Attribute, ...]] = (
-    Attribute(EXEC_ID, "string", "The run: `exec_` and 32 hex digits, the trace id's when the run starts its own trace.", "exec_4bf92f3577b34da6a3ce929d0e0e4736"),
+    Attribute(
+        EXEC_ID, "string", "The run: `exec_` and 32 hex digits, the trace id's when the run starts its own trace.", "exec_4bf92f3577b34da6a3ce929d0e0e4736"
+    ),
     Attribute(EXEC_KIND, "string", "What the span stands for; absent on spans of the user's own.", "task"),
     Attribute(EXEC_NAME, "string", "The experiment's name.", "demo", (Kind.RUN,)),
     Attribute(EXEC_TEMPLATE, "string", "The step's name template: few values, fit for grouping.", "tokenize/{name}", _STEPLIKE),
     Attribute(EXEC_LEVEL, "int", "The topological generation, 1 is first.", 2, (Kind.LEVEL, Kind.GATE, *_STEPLIKE)),
     Attribute(EXEC_TASK_ID, "string", "The node id; of an item `<node id>/<index>`.", "tokenize/wiki-1f6e23/3", (Kind.TASK,)),
     Attribute(EXEC_ATTEMPT, "int", "The attempt, from 1.", 1, _STEPLIKE),
-    Attribute(EXEC_WORKER_ID, "string", "The worker, as in the record.", "0", (Kind.TASK, Kind.LOAD, Kind.VERIFY, Kind.STORE, Kind.PHASE, Kind.WORKER, Kind.WORKER_INIT)),
+    Attribute(
+        EXEC_WORKER_ID,
+        "string",
+        "The worker, as in the record.",
+        "0",
+        (Kind.TASK, Kind.LOAD, Kind.VERIFY, Kind.STORE, Kind.PHASE, Kind.WORKER, Kind.WORKER_INIT),
+    ),
     Attribute(EXEC_PHASE, "string", "The phase's name.", "llm_call", (Kind.PHASE,)),
     Attribute(EXEC_OUTCOME, "string", "success, failure, timeout, error, cancellation or skip.", "success"),
     Attribute(EXEC_DEPENDS_ON, "string[]", "Node ids of the blocking dependencies.", ["download/wiki-1f6e23"], (Kind.STEP,)),
