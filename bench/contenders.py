@@ -1,6 +1,6 @@
 """One contender of a benchmark, in a process of its own: runs a graph of steps and prints what it took, as JSON.
 
-    python bench/contenders.py NAME STEPS SECONDS_A_STEP WORKERS
+    python bench/contenders.py NAME STEPS SECONDS_A_STEP WORKERS FOLDER
 
 What is timed is from the first line of work (the graph is described) to the last result, start of workers included; imports are not.
 `shape` is flat: no step waits for another.
@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import sys
-import tempfile
 import time
 
 
@@ -93,11 +92,10 @@ CONTENDERS = {
 
 
 def main() -> None:
-    name, steps, seconds, workers = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    name, steps, seconds, workers, folder = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        took = CONTENDERS[name](steps, seconds, workers, folder)
+    os.chdir(folder)
+    took = CONTENDERS[name](steps, seconds, workers, folder)
     usage, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     print(json.dumps({"took_s": took, "driver_cpu_s": usage.ru_utime + usage.ru_stime, "workers_cpu_s": children.ru_utime + children.ru_stime}))
 

@@ -15,14 +15,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PEERS = ("otel_exec", "concurrent.futures", "dask_threads", "dask_distributed", "luigi")
 
 
-def measure(name: str, steps: int, seconds: float, workers: int) -> dict[str, float] | None:
+def measure(name: str, steps: int, seconds: float, workers: int, folder: str) -> dict[str, float] | None:
     """Return one contender's figures, `None` where it is not installed or fails."""
-    argv = [sys.executable, os.path.join(_HERE, "contenders.py"), name, str(steps), str(seconds), str(workers)]
+    argv = [sys.executable, os.path.join(_HERE, "contenders.py"), name, str(steps), str(seconds), str(workers), tempfile.mkdtemp(dir=folder)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
@@ -33,13 +34,15 @@ def measure(name: str, steps: int, seconds: float, workers: int) -> dict[str, fl
 def rounds(names: list[str], steps: int, seconds: float, workers: int, count: int) -> dict[str, list[dict[str, float]]]:
     """Run every contender `count` times, in turn."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for turn in range(count + 1):
-        for name in list(found):
-            figures = measure(name, steps, seconds, workers)
-            if figures is None:
-                del found[name]
-            elif turn:  # the first round warms the disk's cache
-                found[name].append(figures)
+    # Nothing is deleted before the end: for some seconds after a deletion ext4 is several times slower at making files (it passes over inodes just freed).
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(count + 1):
+            for name in list(found):
+                figures = measure(name, steps, seconds, workers, folder)
+                if figures is None:
+                    del found[name]
+                elif turn:  # the first round warms the disk's cache
+                    found[name].append(figures)
     return found
 
 

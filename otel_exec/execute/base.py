@@ -8,8 +8,9 @@ Contract of call, for every method but `wake`: called by the runner's thread alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
+class RunSettings(msgspec.Struct, frozen=True):
     """What a worker must know of the run, once.
 
     `run_folder` is local (the live spool lies under it, `spans/`); `lock_holder` is the driver's `worker_id` in lock files (requirement A).
@@ -63,8 +63,7 @@ class RunSettings:
     script: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSpan:
+class OpenSpan(msgspec.Struct, frozen=True):
     """A span that has not ended, as far as is known."""
 
     span_id: str
@@ -75,8 +74,7 @@ class OpenSpan:
     start_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(msgspec.Struct, frozen=True):
     """A worker's process (or thread) was started; it is not ready yet."""
 
     worker_id: str
@@ -86,24 +84,21 @@ class WorkerStarted:
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
+class WorkerReady(msgspec.Struct, frozen=True):
     """A worker said by itself that it takes tasks."""
 
     worker_id: str
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStopped:
+class WorkerStopped(msgspec.Struct, frozen=True):
     """A worker that was told to stop has ended."""
 
     worker_id: str
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDied:
+class WorkerDied(msgspec.Struct, frozen=True):
     """A worker ended without being told to. `node_ids` are the attempts it took with it (at most one of them claimed); each must be settled by the runner.
 
     `reason` is one sentence for people: its exit code or signal.
@@ -119,8 +114,7 @@ class WorkerDied:
     log_tail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """A worker took an attempt and holds its lock; the function is about to be loaded."""
 
     node_id: str
@@ -129,15 +123,13 @@ class Claimed:
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """An attempt came to its end by itself, or was refused (`report.found`)."""
 
     report: TaskReport
 
 
-@dataclass(frozen=True, slots=True)
-class Outlived:
+class Outlived(msgspec.Struct, frozen=True):
     """An attempt that had been abandoned (a thread past its timeout) has ended after all: its lock can go."""
 
     node_id: str
@@ -146,8 +138,7 @@ class Outlived:
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True):
     """A sign of life of a worker, about once a second: what is open in it now."""
 
     worker_id: str
@@ -155,8 +146,7 @@ class Beat:
     open_spans: tuple[OpenSpan, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """Whole lines that a step printed, newline-terminated; only with `RunSettings.show_output`. They are in the step's log as well."""
 
     worker_id: str

@@ -35,7 +35,7 @@ _ONLY_SLOTS: Final = (SLOTS,)
 class Capacity:
     """What a run may use at once.
 
-    `workers` attempts run at once; up to `prefetch` more plain ones are handed over, so that no worker waits for the driver. `max_concurrent` bounds all that is in hand.
+    `workers` attempts run at once; up to `prefetch` more plain ones that proved quick are handed over, so that no worker waits for the driver. `max_concurrent` bounds all that is in hand.
     The rest bounds what steps ask for; `None` bounds nothing (a cluster decides for itself). A custom resource that is not named is not there.
 
     Units: `memory_bytes` bytes; the others count.
@@ -122,6 +122,11 @@ class Pool:
     def full(self) -> bool:
         """Whether there is no room for any step at all, whatever it asks for."""
         return self.in_hand >= self._at_most or self.in_hand >= self._capacity.workers + (0 if self.not_plain else self._capacity.prefetch) or self.alone > 0
+
+    @property
+    def ahead(self) -> bool:
+        """Whether what is handed over next would wait for a worker."""
+        return self.in_hand >= self._capacity.workers
 
     def total(self, kind: str) -> int:
         """Return how much there is of a kind in all."""

@@ -5,12 +5,15 @@ What comes in: steps that became ready. What goes out: the next one that fits. P
 A step that does not fit keeps for itself what it is short of, and nothing else: those behind it that need none of that go on (backfill), and those that do can't
 starve it. So two steps that ask for the same kinds of thing never overtake one another, and one heap for each set of kinds is enough:
 a decision costs O(kinds log steps), not a walk over all that is ready.
+
+Steps are handed over ahead of a free worker only where their template has proved quick: a queue of those costs no step that matters more its turn,
+and spares the workers a wait for the driver; of long steps each is given to a worker that is free, so that the best one is chosen as late as can be.
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from otel_exec.schedule.capacity import Pool, demand_of
 
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
     from otel_exec.plan.graph import Plan
     from otel_exec.schedule.capacity import Capacity, Demand
 
-__all__ = ["ReadySteps", "chains_below"]
+__all__ = ["QUICK_NS", "ReadySteps", "chains_below"]
+
+# What is ahead in the queue delays a step that matters more by this at most, times what each worker has queued.
+QUICK_NS: Final = 20_000_000
 
 
 def chains_below(plan: Plan, will_run: Sequence[bool]) -> list[int]:
@@ -37,7 +43,7 @@ def chains_below(plan: Plan, will_run: Sequence[bool]) -> list[int]:
 class ReadySteps:
     """The ready steps of a run and the pool that they share."""
 
-    __slots__ = ("_demands", "_heap_of", "_heaps", "_keys", "_steps", "pool")
+    __slots__ = ("_demands", "_heap_of", "_heaps", "_keys", "_quick", "_steps", "_templates", "pool")
 
     def __init__(self, plan: Plan, will_run: Sequence[bool], capacity: Capacity) -> None:
         self.pool = Pool(capacity)
@@ -46,6 +52,8 @@ class ReadySteps:
         # One integer holds priority and step: the longest chain first, the plan's order among equals.
         self._keys = [(self._steps - chain) * self._steps + index for index, chain in enumerate(chains)]
         self._demands: list[Demand] = [demand_of(step.resources, capacity) for step in plan.steps]
+        self._templates = [step.template for step in plan.steps]
+        self._quick: set[str] = set()
         heaps: dict[frozenset[str], list[int]] = {}
         self._heap_of = [heaps.setdefault(demand.kinds, []) for demand in self._demands]
         self._heaps = list(heaps.items())
@@ -69,6 +77,8 @@ class ReadySteps:
             if not blocked.isdisjoint(kinds):
                 continue
             index = key % self._steps
+            if self.pool.ahead and self._templates[index] not in self._quick:
+                return None
             short = self.pool.short(self._demands[index])
             if not short:
                 heappop(heap)
@@ -76,6 +86,13 @@ class ReadySteps:
                 return index
             blocked.update(short)
         return None
+
+    def took(self, index: int, duration_ns: int) -> None:
+        """Learn how long an attempt kept its worker, claimed to ended: the last one speaks for its template."""
+        if duration_ns <= QUICK_NS:
+            self._quick.add(self._templates[index])
+        else:
+            self._quick.discard(self._templates[index])
 
     def give_back(self, index: int) -> None:
         """Return what a step took."""

@@ -55,13 +55,14 @@ class RetryPolicy:
 class Attempts:
     """The attempts of every step: `made[index]` have come to an end, so the present one has the next number."""
 
-    __slots__ = ("_deaths_forgiven", "_policy", "_refusals", "_retries", "_retries_used", "created_ns", "locked", "made")
+    __slots__ = ("_deaths_forgiven", "_policy", "_refusals", "_retries", "_retries_used", "claimed_ns", "created_ns", "locked", "made")
 
     def __init__(self, plan: Plan, policy: RetryPolicy) -> None:
         count = len(plan.steps)
         self.made = [0] * count
         self.created_ns = [0] * count
         self.locked = bytearray(count)
+        self.claimed_ns: dict[int, int] = {}
         self._policy = policy
         self._retries = [step.retries for step in plan.steps]
         # Few steps ever come to these, so they are kept by index.

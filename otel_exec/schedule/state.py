@@ -241,6 +241,7 @@ class RunState:
         self._expect(event, "claimed")
         self.ledger.move(event.index, "claimed", RUNNING, event.at_ns)
         self.attempts.locked[event.index] = True
+        self.attempts.claimed_ns[event.index] = event.at_ns
         if self._cancelled_as is not None:
             out.append(InterruptRunning())
 
@@ -249,6 +250,9 @@ class RunState:
         self._expect(event, "ended")
         if event.outcome not in _OF_ATTEMPTS:
             raise ValueError(f"an attempt can't come to {event.outcome!r}")
+        claimed_ns = self.attempts.claimed_ns.pop(index, None)
+        if claimed_ns is not None:
+            self.ready.took(index, event.at_ns - claimed_ns)
         if event.outcome not in _FAILED or self._cancelled_as is not None or not self.attempts.tries_again(event):
             self.attempts.made[index] = event.attempt
             self._settle(index, "ended", event.at_ns, event.outcome, out)

@@ -47,8 +47,9 @@ def plan_of(
     retries: Mapping[str, int] | None = None,
     targets: Sequence[str] | None = None,
     overridden: Sequence[str] = (),
+    template: str | None = None,
 ) -> Plan:
-    """Return a plan of `{step: "its upstreams, by blanks"}`, upstreams first. Without `targets` the steps that nothing depends on are asked for."""
+    """Return a plan of `{step: "its upstreams, by blanks"}`, upstreams first. Without `targets` the steps that nothing depends on are asked for; `template` is that of all of them."""
     names = list(edges)
     at = {name: index for index, name in enumerate(names)}
     level_of: dict[str, int] = {}
@@ -62,7 +63,7 @@ def plan_of(
                 index=at[name],
                 node_id=f"{name}-000000",
                 name=name,
-                template=name,
+                template=template or name,
                 fn=None if group else print,
                 fn_name="" if group else "print",
                 config=None,

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from scheduling import Scenario, names_of, plan_of
+from scheduling import MS, Scenario, names_of, plan_of
 
 from otel_exec.plan.graph import Resources
 from otel_exec.schedule.capacity import Capacity, impossible, oversized
 from otel_exec.schedule.instructions import Submit
+from otel_exec.schedule.ready import QUICK_NS
 from otel_exec.schedule.select import Decision
 
 CPU = {count: Resources(num_cpus=count) for count in (0, 0.1, 1, 2, 3, 4, 8)}
@@ -17,6 +18,12 @@ def started(run: Scenario, finished: str) -> list[str]:
     return names_of(run, run.end(finished), Submit)
 
 
+def quick(run: Scenario, name: str) -> None:
+    """Run a step in no time."""
+    run.claim(name, 5 * MS)
+    run.end(name, at_ns=5 * MS)
+
+
 def test_capacity_workers() -> None:
     """As many attempts are in hand as there are workers, the next one when one ended."""
     run = Scenario(plan_of({"a": "", "b": "", "c": ""}), capacity=Capacity(workers=2))
@@ -25,18 +32,37 @@ def test_capacity_workers() -> None:
     assert started(run, "b") == ["c"]
 
 
-def test_capacity_prefetch_plain() -> None:
-    """Plain steps are handed over ahead, up to the prefetch."""
+def test_capacity_prefetch_quick() -> None:
+    """Plain steps of a template that proved quick are handed over ahead, up to the prefetch."""
+    run = Scenario(plan_of(dict.fromkeys("abcdefg", ""), template="same"), capacity=Capacity(workers=2, prefetch=2))
+    run.begin()
+    assert run.submitted == ["a", "b"]
+    quick(run, "a")
+    assert run.submitted == ["a", "b", "c", "d", "e"]
+
+
+def test_capacity_no_prefetch_of_long_or_unknown() -> None:
+    """Steps that take long, and those of a template that nobody knows yet, wait for a free worker: the best one is chosen then."""
     run = Scenario(plan_of(dict.fromkeys("abcdef", "")), capacity=Capacity(workers=2, prefetch=2))
     run.begin()
-    assert run.submitted == ["a", "b", "c", "d"]
+    quick(run, "a")
+    assert run.submitted == ["a", "b", "c"]
+    same = Scenario(plan_of(dict.fromkeys("abcdef", ""), template="same"), capacity=Capacity(workers=2, prefetch=2))
+    same.begin()
+    quick(same, "a")
+    same.claim("b", 10 * MS)
+    same.end("b", at_ns=10 * MS + QUICK_NS + 1)
+    assert same.submitted == ["a", "b", "c", "d", "e"]
+    quick(same, "c")
+    assert same.submitted == ["a", "b", "c", "d", "e", "f"]
 
 
 def test_capacity_max_concurrent() -> None:
     """`max_concurrent` bounds all that is in hand, prefetched or not."""
-    run = Scenario(plan_of(dict.fromkeys("abcdef", "")), capacity=Capacity(workers=2, prefetch=2, max_concurrent=3))
+    run = Scenario(plan_of(dict.fromkeys("abcdef", ""), template="same"), capacity=Capacity(workers=2, prefetch=2, max_concurrent=3))
     run.begin()
-    assert run.submitted == ["a", "b", "c"]
+    quick(run, "a")
+    assert run.submitted == ["a", "b", "c", "d"]
     one = Scenario(plan_of(dict.fromkeys("abc", "")), capacity=Capacity(workers=2, prefetch=2, max_concurrent=1))
     one.begin()
     assert one.submitted == ["a"]
@@ -54,12 +80,13 @@ def test_capacity_no_prefetch_beside_resources() -> None:
 
 def test_capacity_resources_not_starved_by_prefetch() -> None:
     """A step that asks for something and comes first is not starved by plain ones that could be handed over ahead."""
-    edges = {"a": "", "b": "", "c": "", "gpu": "a", "tail": "gpu", "e": "", "f": "", "g": "", "h": ""}
-    run = Scenario(plan_of(edges, resources={"gpu": Resources(num_gpus=1)}), capacity=Capacity(workers=2, prefetch=1, gpus=1))
+    edges = {"a": "", "b": "", "c": "", "gpu": "b", "tail": "gpu", "e": "", "f": "", "g": "", "h": ""}
+    run = Scenario(plan_of(edges, resources={"gpu": Resources(num_gpus=1)}, template="same"), capacity=Capacity(workers=2, prefetch=1, gpus=1))
     run.begin()
-    assert run.submitted == ["a", "b", "c"]
-    assert started(run, "a") == []
-    assert started(run, "b") == ["gpu"]
+    quick(run, "a")
+    assert run.submitted == ["b", "a", "c", "e"]
+    assert started(run, "b") == []
+    assert started(run, "c") == ["gpu"]
 
 
 def test_capacity_cpus() -> None:
