@@ -5,52 +5,45 @@ What comes in: the steps that the user wants, arguments, the environment. What g
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_exec import config as configuration
-from otel_exec.aggregate.aggregator import Aggregator
-from otel_exec.aggregate.assemble import step_skeletons
-from otel_exec.clock import AnchoredClock, to_iso
+from otel_exec.clock import AnchoredClock
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
 from otel_exec.driver.ending import Result, first_cause, headline, print_failures
-from otel_exec.driver.environment import describe, instance_resource, masked_argv
+from otel_exec.driver.environment import masked_argv
 from otel_exec.driver.executors import make_executor
-from otel_exec.driver.keeper import Keeper, exported
+from otel_exec.driver.keeper import exported
 from otel_exec.driver.live import LiveListener, TerminalListener
 from otel_exec.driver.machine import usable_memory_bytes, visible_gpus
 from otel_exec.driver.signals import cancelling
-from otel_exec.driver.step_info import cached_from, look_up, static_info
+from otel_exec.driver.step_info import look_up
+from otel_exec.driver.wiring import Order, Wired, settle_in, wire
 from otel_exec.errors import Mistake, OtelExecError, PlanError, StepsFailed, UsageError
 from otel_exec.execute.base import RunSettings
 from otel_exec.plan.build import build_plan
-from otel_exec.record import locks
-from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord
-from otel_exec.record.run_store import RunStore
+from otel_exec.record.model import Experiment, RunRecord
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
-from otel_exec.schedule.driver_spans import DriverSpans
 from otel_exec.schedule.retries import RetryPolicy
-from otel_exec.schedule.runner import Runner, RunnerParts
-from otel_exec.schedule.select import Selection, select
+from otel_exec.schedule.select import select
 from otel_exec.schedule.state import RunState
 from otel_exec.semconv import Outcome
 from otel_exec.spans.ids import IdGenerator
-from otel_exec.spans.recorder import Recorder
-from otel_exec.spans.spool import SpoolWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from otel_exec.config import Config
     from otel_exec.execute.base import Executor
-    from otel_exec.plan.graph import Plan, Step
+    from otel_exec.plan.graph import Step
     from otel_exec.plan.refs import StepRef
     from otel_exec.spans.exporter import ExporterHandle
     from otel_exec.spans.forward import SpoolForwarder
@@ -62,17 +55,6 @@ __all__ = ["executor_main", "run"]
 # Runs in this process whose steps run in it: threads are instrumented while there are any.
 _runs_lock = threading.Lock()
 _runs_here = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What is to be run: the plan, what was decided of each step, and how."""
-
-    plan: Plan
-    selection: Selection
-    config: Config
-    experiment: Experiment
-    gates: tuple[Gate, ...] = ()
 
 
 def run(
@@ -179,16 +161,16 @@ def _experiment(name: str | None, description: str | None) -> Experiment:
     )
 
 
-def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: tuple[Gate, ...]) -> _Order:
+def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: tuple[Gate, ...]) -> Order:
     for gate in gates:
         if not callable(gate) and not isinstance(gate, (str, list, tuple)):
             raise UsageError(f"gate {gate!r} is neither an argv list, a string nor a function of the level")
     plan = build_plan(steps, prefix=config.prefix)
     selection = select(plan, look_up, run_only=config.run_only, force=config.force, rerun_failed=config.rerun_failed)
-    return _Order(plan, selection, config, experiment, gates)
+    return Order(plan, selection, config, experiment, gates)
 
 
-def _execute(order: _Order, listener: LiveListener, *, tracer_provider: object = None, install_provider: bool = False) -> Result:
+def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = None, install_provider: bool = False) -> Result:
     """Run what was ordered; returns when the record is written and the exporter has had its time."""
     plan, config, decisions = order.plan, order.config, order.selection.decisions
     to_run = [step for step in plan.steps if not step.group and decisions[step.index].action in {"run", "wait"}]
@@ -205,123 +187,73 @@ def _execute(order: _Order, listener: LiveListener, *, tracer_provider: object =
         fail_fast=config.fail_fast,
     )
     packed = _pack(executor, to_run)
-
-    clock = AnchoredClock()
-    ids = IdGenerator()
-    parent = config.parent
-    trace_id = parent[0] if parent else ids.trace_id()
-    exec_id = f"exec_{ids.trace_id() if parent else trace_id}"
-    sampled = configuration.should_sample(config, trace_id)
-    script = order.experiment.script
-    service_name = config.service_name or order.experiment.name
-    resource = instance_resource(service_name, exec_id, config.resource_attributes, script)
-    store = RunStore(config.prefix, exec_id)
+    clock, ids = AnchoredClock(), IdGenerator()
+    settings, store = settle_in(order, clock, ids)
     start_ns = clock.now_ns()
-    settings = RunSettings(
-        exec_id=exec_id,
-        trace_id=trace_id,
-        run_span_id=ids.span_id(),
-        prefix=config.prefix,
-        run_folder=store.folder,
-        service_name=service_name,
-        lock_holder=locks.driver_id(exec_id),
-        clock_offset_ns=clock.offset_ns,
-        sampled=sampled,
-        trace_state=config.trace_state,
-        resource=tuple(resource.items()),
-        timing_log=config.timing or config.debug,
-        show_output=config.show_output,
-        script=script,
-    )
-    record = RunRecord(
-        schema_version=SCHEMA_VERSION,
-        exec_id=exec_id,
-        trace_id=trace_id,
-        root_span_id=settings.run_span_id,
-        outcome="running",
-        experiment=order.experiment,
-        executor=ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier),
-        prefix=config.prefix,
-        run_folder=store.run_folder,
-        start_time=to_iso(start_ns) or "",
-        start_time_unix_nano=str(start_ns),
-        steps=step_skeletons(plan),
-        export=Export(),
-        environment=describe(script),
-        config=configuration.recordable(config),
-    )
-    for step, decision in zip(record.steps, decisions, strict=True):
-        if decision.action == "cached" and decision.earlier is not None:
-            step.cached_from = cached_from(decision.earlier)
-    aggregator = Aggregator(record)
-    for warning in (*plan.warnings, *order.selection.warnings, *oversized(plan, decisions, capacity)):
-        aggregator.warn(warning.code, warning.message)
-    for text in config.warnings:
-        aggregator.warn("configuration", text)
-    spool_folder = os.path.join(store.folder, "spans")
-    spool = SpoolWriter(spool_folder, "driver", {**resource, "process.pid": os.getpid()})
-    recorder = Recorder(
-        exec_id=exec_id, trace_id=trace_id, clock=clock, spool=spool, sink=aggregator.ingest, sampled=sampled, trace_state=config.trace_state, ids=ids
-    )
-    spans = DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent[1] if parent else "", start_ns=start_ns)
-    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or "run.json", eta=listener.eta_ms)
-    runner = Runner(
-        RunnerParts(
-            plan=plan,
-            decisions=decisions,
-            state=state,
-            executor=executor,
-            settings=settings,
-            spans=spans,
-            spool_folder=spool_folder,
-            recorder=recorder,
-            aggregator=aggregator,
-            store=store,
-            clock=clock,
-            listener=listener,
-            info_of=static_info(plan),
-            look_up=look_up,
-            packed=packed,
-            keep=keeper.keep,
-            gates=order.gates,
-            grace_s=config.grace_s,
-            timeout_s=config.timeout_s,
-        )
-    )
+    if to_run:
+        executor.start(settings, clock)  # workers take a while to be ready: they begin before the record does
+    try:
+        wired = wire(order, state, executor, packed, settings, store, clock, ids, listener, start_ns)
+        for warning in oversized(plan, decisions, capacity):
+            wired.aggregator.warn(warning.code, warning.message)
+        wired.keeper.begin()
+    except BaseException:
+        executor.stop(0.0)
+        raise
+    with (
+        cancelling(wired.runner.cancel) as received,
+        nullcontext() if executor.by_value else _joined_here(install_provider=install_provider),
+        _collector_spared(),
+    ):
+        _drive(order, wired, settings, tracer_provider)
+    failures = tuple((plan.steps[index], error) for index, error in sorted(wired.runner.errors.items()))
+    return Result(wired.aggregator.record, failures, received.number)
+
+
+def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: object) -> None:
+    """Run to the end; then close what is open, write the whole record and give the exporter its time."""
+    config, runner, aggregator, store = order.config, wired.runner, wired.aggregator, wired.store
+    store.publish_latest()
+    exporter = _start_exporter(config, store.folder, sampled=settings.sampled and tracer_provider is None)
+    forward = _forwarder(os.path.join(store.folder, "spans"), tracer_provider)
     problem: BaseException | None = None
-    with cancelling(runner.cancel) as received, nullcontext() if executor.by_value else _joined_here(install_provider=install_provider):
-        keeper.begin()
-        store.publish_latest()
-        exporter = _start_exporter(config, store.folder, sampled=sampled and tracer_provider is None)
-        forward = _forwarder(spool_folder, tracer_provider)
-        try:
-            if to_run:
-                executor.start(settings, clock)
-            outcome = runner.run()
-        except BaseException as error:  # ours, or the machine's: what is known of the run is kept before it is raised
-            problem = error
-            outcome = record.outcome = "interrupted"
-        if to_run:
-            runner.close()
-        spans.close_run(order.experiment.name, clock.now_ns(), outcome)
-        recorder.finish(spans.take())
-        spool.close()
-        for code, count in recorder.warnings.items():
-            aggregator.warn("telemetry", code, count)
-        if spool.error is not None:
-            aggregator.warn("spool", f"spans could not be written to the spool: {spool.error}", max(1, spool.lost))
-        if forward is not None:
-            forward.finish()
-        keeper.end()
-        if exporter is not None:
-            keeper.end(exported(exporter.finish(), aggregator))
-        if config.console and sampled:
-            _print_spans(store.folder)
-        store.close()
+    try:
+        outcome = runner.run()
+    except BaseException as error:  # ours, or the machine's: what is known of the run is kept before it is raised
+        problem = error
+        outcome = aggregator.record.outcome = "interrupted"
+    runner.close()
+    spans = runner.parts.spans
+    spans.close_run(order.experiment.name, runner.parts.clock.now_ns(), outcome)
+    wired.recorder.finish(spans.take())
+    wired.spool.close()
+    for code, count in wired.recorder.warnings.items():
+        aggregator.warn("telemetry", code, count)
+    if wired.spool.error is not None:
+        aggregator.warn("spool", f"spans could not be written to the spool: {wired.spool.error}", max(1, wired.spool.lost))
+    if forward is not None:
+        forward.finish()
+    wired.keeper.end()
+    if exporter is not None:
+        wired.keeper.end(exported(exporter.finish(), aggregator))
+    if config.console and settings.sampled:
+        _print_spans(store.folder)
+    store.close()
     if problem is not None:
         raise problem
-    failures = tuple((plan.steps[index], error) for index, error in sorted(runner.errors.items()))
-    return Result(record, failures, received.number)
+
+
+@contextmanager
+def _collector_spared() -> Iterator[None]:
+    """Spare the garbage collector the plan and the record, for the block: they are no garbage, and it would look at them again and again."""
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 def _check_places(executor: Executor, prefix: str, steps: Sequence[Step]) -> None:

@@ -60,7 +60,7 @@ _MAX_LOSSES = 3
 # So many workers in a row that end before they are ready: no worker can be started at all.
 _MAX_STILLBORN = 3
 # Attempts handed over ahead, a worker: with these in the queue the driver may let notices gather instead of waking for each.
-_AHEAD = 4
+_AHEAD = 8
 # How long it lets them gather while no worker can run dry (half of what the quickest steps take to empty the queue).
 _GATHER_S = 0.0003
 

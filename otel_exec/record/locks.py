@@ -21,7 +21,6 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,8 +55,7 @@ _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _in_process = threading.RLock()
 
 
-@dataclass(frozen=True, slots=True)
-class LockState:
+class LockState(msgspec.Struct, frozen=True, gc=False):
     """What came of asking for a lock. `taken`: it is ours; `taken_over_from`: from whom, when it was stale; else `holder` has it since `since_s` (Unix seconds).
 
     `since_s` is the holder's last sign of life.
@@ -76,8 +74,7 @@ class _Content(msgspec.Struct):
     timestamp: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Lease:
+class _Lease(msgspec.Struct, frozen=True, gc=False):
     """A lock as read: who holds it ("" when the file doesn't tell) and the last sign of life, in Unix seconds."""
 
     holder: str

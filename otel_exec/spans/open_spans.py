@@ -15,7 +15,8 @@ import os
 import struct
 import threading
 import weakref
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "read_open"]
 
@@ -28,8 +29,7 @@ _BODY = struct.Struct(f"<Iq16s16sB{_KIND}sB{_NAME}sB{_NODE}s")
 _BODY_AT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class OpenEntry:
+class OpenEntry(msgspec.Struct, frozen=True, gc=False):
     """A span that has not ended. Ids are hex; `start_ns` nanoseconds since the Unix epoch; long names are cut at a character's edge."""
 
     span_id: str

@@ -1,0 +1,169 @@
+"""The parts of one run, wired: its ids and folder, the record's first half, and everything that fills it.
+
+What comes in: an order (plan, decisions, settings) and an executor. What goes out: `Wired`, with a runner that is ready to go. Starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_exec import config as configuration
+from otel_exec.aggregate.aggregator import Aggregator
+from otel_exec.aggregate.assemble import step_skeletons
+from otel_exec.clock import to_iso
+from otel_exec.driver.environment import describe, instance_resource
+from otel_exec.driver.keeper import Keeper
+from otel_exec.driver.step_info import cached_from, look_up, static_info
+from otel_exec.execute.base import RunSettings
+from otel_exec.record import locks
+from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord
+from otel_exec.record.run_store import RunStore
+from otel_exec.schedule.driver_spans import DriverSpans
+from otel_exec.schedule.runner import Runner, RunnerParts
+from otel_exec.spans.recorder import Recorder
+from otel_exec.spans.spool import SpoolWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from otel_exec.clock import AnchoredClock
+    from otel_exec.config import Config
+    from otel_exec.driver.live import LiveListener
+    from otel_exec.execute.base import Executor
+    from otel_exec.plan.graph import Plan
+    from otel_exec.schedule.select import Selection
+    from otel_exec.schedule.state import RunState
+    from otel_exec.spans.ids import IdGenerator
+
+    Gate = Sequence[str] | str | Callable[[int], object]
+
+__all__ = ["Order", "Wired", "settle_in", "wire"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be run: the plan, what was decided of each step, and how."""
+
+    plan: Plan
+    selection: Selection
+    config: Config
+    experiment: Experiment
+    gates: tuple[Gate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """The parts of one run, wired."""
+
+    runner: Runner
+    keeper: Keeper
+    aggregator: Aggregator
+    recorder: Recorder
+    spool: SpoolWriter
+    store: RunStore
+
+
+def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[RunSettings, RunStore]:
+    """Give the run its ids and its folder."""
+    config, script = order.config, order.experiment.script
+    parent = config.parent
+    trace_id = parent[0] if parent else ids.trace_id()
+    exec_id = f"exec_{ids.trace_id() if parent else trace_id}"
+    service_name = config.service_name or order.experiment.name
+    store = RunStore(config.prefix, exec_id)
+    settings = RunSettings(
+        exec_id=exec_id,
+        trace_id=trace_id,
+        run_span_id=ids.span_id(),
+        prefix=config.prefix,
+        run_folder=store.folder,
+        service_name=service_name,
+        lock_holder=locks.driver_id(exec_id),
+        clock_offset_ns=clock.offset_ns,
+        sampled=configuration.should_sample(config, trace_id),
+        trace_state=config.trace_state,
+        resource=tuple(instance_resource(service_name, exec_id, config.resource_attributes, script).items()),
+        timing_log=config.timing or config.debug,
+        show_output=config.show_output,
+        script=script,
+    )
+    return settings, store
+
+
+def wire(
+    order: Order,
+    state: RunState,
+    executor: Executor,
+    packed: dict[int, object],
+    settings: RunSettings,
+    store: RunStore,
+    clock: AnchoredClock,
+    ids: IdGenerator,
+    listener: LiveListener,
+    start_ns: int,
+) -> Wired:
+    """Make the record's first half and everything that fills it."""
+    plan, config, decisions, script = order.plan, order.config, order.selection.decisions, order.experiment.script
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        exec_id=settings.exec_id,
+        trace_id=settings.trace_id,
+        root_span_id=settings.run_span_id,
+        outcome="running",
+        experiment=order.experiment,
+        executor=ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier),
+        prefix=config.prefix,
+        run_folder=store.run_folder,
+        start_time=to_iso(start_ns) or "",
+        start_time_unix_nano=str(start_ns),
+        steps=step_skeletons(plan),
+        export=Export(),
+        environment=describe(script),
+        config=configuration.recordable(config),
+    )
+    for step, decision in zip(record.steps, decisions, strict=True):
+        if decision.action == "cached" and decision.earlier is not None:
+            step.cached_from = cached_from(decision.earlier)
+    aggregator = Aggregator(record)
+    for warning in (*plan.warnings, *order.selection.warnings):
+        aggregator.warn(warning.code, warning.message)
+    for text in config.warnings:
+        aggregator.warn("configuration", text)
+    spool_folder = os.path.join(store.folder, "spans")
+    spool = SpoolWriter(spool_folder, "driver", {**dict(settings.resource), "process.pid": os.getpid()})
+    recorder = Recorder(
+        exec_id=settings.exec_id,
+        trace_id=settings.trace_id,
+        clock=clock,
+        spool=spool,
+        sink=aggregator.ingest,
+        sampled=settings.sampled,
+        trace_state=config.trace_state,
+        ids=ids,
+    )
+    parent_span_id = config.parent[1] if config.parent else ""
+    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or "run.json", eta=listener.eta_ms)
+    parts = RunnerParts(
+        plan=plan,
+        decisions=decisions,
+        state=state,
+        executor=executor,
+        settings=settings,
+        spans=DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent_span_id, start_ns=start_ns),
+        spool_folder=spool_folder,
+        recorder=recorder,
+        aggregator=aggregator,
+        store=store,
+        clock=clock,
+        listener=listener,
+        info_of=static_info(plan),
+        look_up=look_up,
+        packed=packed,
+        keep=keeper.keep,
+        gates=order.gates,
+        grace_s=config.grace_s,
+        timeout_s=config.timeout_s,
+    )
+    return Wired(Runner(parts), keeper, aggregator, recorder, spool, store)
