@@ -138,7 +138,7 @@ class ScratchCapture:
         self._stdout = sys.stdout = _text_stream(1)
         self._stderr = sys.stderr = _text_stream(2)
         sys.__stdout__ = self._stdout  # type: ignore[misc]  # the interpreter's own go to the scratch file as well
-        sys.__stderr__ = self._stderr  # type: ignore[misc]
+        sys.__stderr__ = self._stderr  # type: ignore[misc]  # as above
 
     def _redirect(self) -> None:
         os.dup2(self._fd, 1)
@@ -248,9 +248,9 @@ class ScratchCapture:
         if sys.stderr is not self._stderr:
             sys.stderr = self._stderr
         if self._stdout.closed:
-            self._stdout = sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]
+            self._stdout = sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]  # the interpreter's own, too
         if self._stderr.closed:
-            self._stderr = sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]
+            self._stderr = sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]  # as above
 
 
 def _text_stream(fd: int) -> io.TextIOWrapper:

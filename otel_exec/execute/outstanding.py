@@ -16,17 +16,17 @@ from otel_exec.execute import wire
 from otel_exec.execute.wire import Message, TaskQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from otel_exec.execute.dealing import Fan
     from otel_exec.execute.envelope import TaskEnvelope
     from otel_exec.execute.worker_process import WorkerProcess
 
-__all__ = ["Job", "Outstanding"]
+__all__ = ["Outstanding", "Sent"]
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class Sent:
     """A message that is out: an attempt, or an item of a fan-out. `worker`: who claimed it."""
 
     sequence: int
@@ -41,7 +41,7 @@ class Job:
 
 
 class Outstanding:
-    """All messages that are out. `jobs` by sequence number; `queued`: those of them in the shared queue, as far as is known; `attempts`: (node id, attempt) -> sequence.
+    """All messages that are out. `messages` by sequence number; `queued`: those of them in the shared queue, as far as is known; `attempts`: (node id, attempt) -> sequence.
 
     Args:
         folder: the pool's.
@@ -55,7 +55,7 @@ class Outstanding:
         self._slots = list(range(wire.SLOTS - 1, -1, -1))
         self._sequences = itertools.count(1)
         self.queue = TaskQueue(os.path.join(folder, "big"))
-        self.jobs: dict[int, Job] = {}
+        self.messages: dict[int, Sent] = {}
         self.queued: set[int] = set()
         self.attempts: dict[tuple[str, int], int] = {}
 
@@ -66,53 +66,59 @@ class Outstanding:
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------------------
 
-    def add(self, body: bytes, *, envelope: TaskEnvelope | None = None, fan: Fan | None = None, index: int = 0) -> Job:
+    def add(self, body: bytes, *, envelope: TaskEnvelope | None = None, fan: Fan | None = None, index: int = 0) -> Sent:
         """Take in a new message; it is not sent yet."""
-        job = Job(next(self._sequences), body, envelope=envelope, fan=fan, index=index)
-        self.jobs[job.sequence] = job
+        sent = Sent(next(self._sequences), body, envelope=envelope, fan=fan, index=index)
+        self.messages[sent.sequence] = sent
         if envelope is not None:
-            self.attempts[envelope.node_id, envelope.attempt] = job.sequence
-        return job
+            self.attempts[envelope.node_id, envelope.attempt] = sent.sequence
+        return sent
 
-    def enqueue(self, job: Job) -> None:
+    def enqueue(self, sent: Sent) -> None:
         """Send a message to whoever is free."""
-        self.queued.add(job.sequence)
-        self.queue.put(job.sequence, Message.STEP if job.envelope is not None else Message.ITEM, job.body)
+        self.queued.add(sent.sequence)
+        self.queue.put(sent.sequence, Message.STEP if sent.envelope is not None else Message.ITEM, sent.body)
 
-    def claimed(self, sequence: int, worker: WorkerProcess, at_ns: int) -> Job | None:
+    def claimed(self, sequence: int, worker: WorkerProcess, at_ns: int) -> Sent | None:
         """A worker has begun with a message."""
-        job = self.jobs.get(sequence)
-        if job is not None:
+        sent = self.messages.get(sequence)
+        if sent is not None:
             self.queued.discard(sequence)
-            job.worker, job.claimed_ns = worker, at_ns
+            sent.worker, sent.claimed_ns = worker, at_ns
             worker.sequence = sequence
-        return job
+        return sent
 
-    def ended(self, sequence: int, worker: WorkerProcess) -> Job | None:
+    def ended(self, sequence: int, worker: WorkerProcess) -> Sent | None:
         """A worker has ended a message: return it, forgotten."""
         if worker.sequence == sequence:
             worker.sequence = 0
-        job = self.jobs.get(sequence)
-        if job is not None:
-            self.forget(job)
-        return job
+        sent = self.messages.get(sequence)
+        if sent is not None:
+            self.forget(sent)
+        return sent
 
-    def forget(self, job: Job) -> None:
+    def forget(self, sent: Sent) -> None:
         """A message is over."""
-        self.jobs.pop(job.sequence, None)
-        self.queued.discard(job.sequence)
-        if job.envelope is not None:
-            self.attempts.pop((job.envelope.node_id, job.envelope.attempt), None)
+        self.messages.pop(sent.sequence, None)
+        self.queued.discard(sent.sequence)
+        if sent.envelope is not None:
+            self.attempts.pop((sent.envelope.node_id, sent.envelope.attempt), None)
 
-    def drain(self) -> list[Job]:
+    def drain(self) -> list[Sent]:
         """Take everything out of the queue that nobody took; returns it in order."""
-        jobs = []
+        messages = []
         for sequence in self.queue.drain():
             self.queued.discard(sequence)
-            job = self.jobs.get(sequence)
-            if job is not None:
-                jobs.append(job)
-        return jobs
+            sent = self.messages.get(sequence)
+            if sent is not None:
+                messages.append(sent)
+        return messages
+
+    def deadlines(self) -> Iterator[tuple[int, float]]:
+        """Yield the items that run and have a timeout: (sequence, when it runs out, nanoseconds since the Unix epoch)."""
+        for sent in self.messages.values():
+            if sent.fan is not None and sent.fan.timeout_s is not None and sent.claimed_ns:
+                yield sent.sequence, sent.claimed_ns + sent.fan.timeout_s * 1e9
 
     def withdraw(self, sequences: Iterable[int]) -> list[int]:
         """Take messages back that nobody took; returns the numbers of those that could be."""
@@ -120,12 +126,12 @@ class Outstanding:
         if not wanted:
             return []
         taken = []
-        for job in self.drain():
-            if job.sequence in wanted:
-                self.forget(job)
-                taken.append(job.sequence)
+        for sent in self.drain():
+            if sent.sequence in wanted:
+                self.forget(sent)
+                taken.append(sent.sequence)
             else:
-                self.enqueue(job)
+                self.enqueue(sent)
         return taken
 
     # --- hands ------------------------------------------------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ class Outstanding:
 
     def holder(self, sequence: int, workers: Iterable[WorkerProcess]) -> WorkerProcess | None:
         """Return the worker that has a message in hand."""
-        job = self.jobs.get(sequence)
-        if job is not None and job.worker is not None:
-            return job.worker
+        sent = self.messages.get(sequence)
+        if sent is not None and sent.worker is not None:
+            return sent.worker
         return next((worker for worker in workers if self.in_hand(worker)[0] == sequence), None)

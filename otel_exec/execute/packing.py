@@ -9,6 +9,7 @@ Cost of a small dataclass config: about 5 us.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -179,6 +180,14 @@ class Packer:
             self._known[id(thing)] = (thing, digest, None)
             return digest
         return known[1]
+
+    def of_main(self, name: str) -> str:
+        """Return the digest of a class or function of the user's script that a worker asks for by name; "" where there is none that can be sent."""
+        thing = getattr(sys.modules.get("__main__"), name, None)
+        if isinstance(thing, type) or callable(thing):
+            with contextlib.suppress(Exception):
+                return self.blob(thing)
+        return ""
 
     def passing(self, thing: Any) -> bytes:
         """Return a function that is used for a while only (a fan-out's), as bytes; nothing of it is kept here."""

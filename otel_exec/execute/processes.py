@@ -13,7 +13,6 @@ import selectors
 import shutil
 import socket
 import struct
-import sys
 import tempfile
 import time
 import weakref
@@ -23,18 +22,16 @@ import msgspec
 
 from otel_exec import semconv
 from otel_exec.errors import OtelExecError
-from otel_exec.execute import wire
 from otel_exec.execute.base import Beat, Claimed, OpenSpan, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.dealing import Dealer
 from otel_exec.execute.envelope import TaskReport
 from otel_exec.execute.failure import of_exit
-from otel_exec.execute.in_process import open_span
 from otel_exec.execute.outstanding import Outstanding
 from otel_exec.execute.packing import BlobStore, Packer
+from otel_exec.execute.process_table import ProcessTable
 from otel_exec.execute.salvage import keep_output
-from otel_exec.execute.wire import Kind, Message, TaskQueue
+from otel_exec.execute.wire import Kind, TaskQueue
 from otel_exec.execute.worker_process import WorkerProcess
-from otel_exec.spans.open_spans import read_open
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +40,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import Notice, RunSettings
     from otel_exec.execute.dealing import Fan
     from otel_exec.execute.envelope import TaskEnvelope
-    from otel_exec.execute.outstanding import Job
+    from otel_exec.execute.outstanding import Sent
     from otel_exec.plan.graph import Step
 
 __all__ = ["ProcessesExecutor"]
@@ -89,7 +86,8 @@ class ProcessesExecutor:
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         self._notices: list[Notice] = []
         self._workers: dict[str, WorkerProcess] = {}
-        self._dealer = Dealer(self)
+        self._table = ProcessTable(self)
+        self._dealer = Dealer(self._table)
         self._names = itertools.count()
         self._audit_s: float | None = None
         self._suspects: set[int] = set()
@@ -141,13 +139,13 @@ class ProcessesExecutor:
     def recall(self) -> Sequence[tuple[str, int]]:
         """Take back all attempts that no worker has taken."""
         taken: list[tuple[str, int]] = []
-        for job in self._out.drain():
-            if job.envelope is not None:
-                taken.append((job.envelope.node_id, job.envelope.attempt))
-                self._out.forget(job)
-            elif job.fan is not None:
-                self._out.forget(job)
-                self._dealer.returned(job.fan, job.sequence, job.body)
+        for sent in self._out.drain():
+            if sent.envelope is not None:
+                taken.append((sent.envelope.node_id, sent.envelope.attempt))
+                self._out.forget(sent)
+            elif sent.fan is not None:
+                self._out.forget(sent)
+                self._dealer.returned(sent.fan, sent.sequence, sent.body)
         return taken
 
     def interrupt(self, node_id: str, attempt: int) -> None:
@@ -163,7 +161,7 @@ class ProcessesExecutor:
             # Its report may be among the notices that were not fetched yet.
             self._unreport(node_id, attempt)
             return
-        if sequence in self._out.queued and self.withdraw([sequence]):
+        if sequence in self._out.queued and self._out.withdraw([sequence]):
             return
         self._kill_sequence(sequence)
         self._unreport(node_id, attempt)
@@ -172,15 +170,15 @@ class ProcessesExecutor:
         """Return what is open in the attempt's worker, its task span first."""
         sequence = self._out.attempts.get((node_id, attempt))
         worker = self._holder(sequence) if sequence is not None else None
-        return [span for span in self._read_open(worker) if span.node_id == node_id] if worker is not None else ()
+        return [span for span in worker.open_spans() if span.node_id == node_id] if worker is not None else ()
 
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """Stop the workers, by force those that don't end within the grace."""
         if not self._started or self._stopped:
             return ()
         self._stopping = True
-        for job in self._out.drain():
-            self._out.forget(job)
+        for sent in self._out.drain():
+            self._out.forget(sent)
         self._queue.end(len(self._workers))
         for worker in self._workers.values():
             worker.expected = True
@@ -202,7 +200,7 @@ class ProcessesExecutor:
     def _wait_s(self, deadline: float | None) -> float | None:
         """Return how long nothing needs to be looked at."""
         now = time.monotonic()
-        moments = [moment for moment in (deadline, self._audit_s, self._next_overdue_s(now)) if moment is not None]
+        moments = [moment for moment in (deadline, self._audit_s, self._table.next_overdue_s(now) if self._dealer else None) if moment is not None]
         return max(0.0, min(moments) - now) if moments else None
 
     def _turn(self, wait_s: float | None) -> bool:
@@ -232,7 +230,7 @@ class ProcessesExecutor:
         if self._audit_s is not None and time.monotonic() >= self._audit_s:
             self._audit()
         if self._dealer:
-            self._end_overdue()
+            self._table.end_overdue()
             self._dealer.deal()
             self._watch_writers()
         return woken
@@ -260,13 +258,13 @@ class ProcessesExecutor:
             self._on_report(worker, payload)
         elif kind == Kind.CLAIMED:
             sequence, at_ns = _CLAIM.unpack(payload)
-            job = self._out.claimed(sequence, worker, at_ns)
-            if job is not None and job.envelope is not None and not job.silent:
-                self._notices.append(Claimed(job.envelope.node_id, job.envelope.attempt, worker.worker_id, at_ns))
+            sent = self._out.claimed(sequence, worker, at_ns)
+            if sent is not None and sent.envelope is not None and not sent.silent:
+                self._notices.append(Claimed(sent.envelope.node_id, sent.envelope.attempt, worker.worker_id, at_ns))
         elif kind == Kind.ITEM_DONE:
-            job = self._out.ended(_U64.unpack_from(payload)[0], worker)
-            if job is not None and job.fan is not None:
-                self._dealer.done(job.fan, job.sequence, payload[_U64.size :])
+            sent = self._out.ended(_U64.unpack_from(payload)[0], worker)
+            if sent is not None and sent.fan is not None:
+                self._dealer.done(sent.fan, sent.sequence, payload[_U64.size :])
                 self._watch_writers()
         elif kind == Kind.READY:
             worker.ready = True
@@ -279,23 +277,15 @@ class ProcessesExecutor:
             node_id, text = msgspec.msgpack.decode(payload)
             self._notices.append(Output(worker.worker_id, node_id, text))
         elif kind == Kind.ASK_MAIN:
-            self._answer_main(worker, payload.decode())
+            name = payload.decode()
+            worker.tell(Kind.MAIN, _encode((name, self._packer.of_main(name))))
         else:
             self._dealer.on_frame(worker, kind, payload)
 
     def _on_report(self, worker: WorkerProcess, payload: bytes) -> None:
-        job = self._out.ended(_U64.unpack_from(payload)[0], worker)
-        if job is not None and not job.silent:
+        sent = self._out.ended(_U64.unpack_from(payload)[0], worker)
+        if sent is not None and not sent.silent:
             self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[_U64.size :])))
-
-    def _answer_main(self, worker: WorkerProcess, name: str) -> None:
-        """Send a class or function of the user's script that a worker asks for by name."""
-        thing = getattr(sys.modules.get("__main__"), name, None)
-        digest = ""
-        if isinstance(thing, type) or callable(thing):
-            with contextlib.suppress(Exception):  # it can't be sent: the worker says that there is none
-                digest = self._packer.blob(thing)
-        worker.tell(Kind.MAIN, _encode((name, digest)))
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -323,11 +313,11 @@ class ProcessesExecutor:
         for worker in list(self._workers.values()):  # read after the notes: a note is wiped only once the word is out
             for kind, payload in worker.receive():
                 self._on_frame(worker, kind, payload)
-        nowhere = {sequence for sequence in self._out.queued - held if sequence in self._out.jobs}
-        for job in kept:
-            self._out.enqueue(job)
+        nowhere = {sequence for sequence in self._out.queued - held if sequence in self._out.messages}
+        for sent in kept:
+            self._out.enqueue(sent)
         for sequence in sorted(nowhere & suspects):
-            self._out.enqueue(self._out.jobs[sequence])
+            self._out.enqueue(self._out.messages[sequence])
         self._suspects = nowhere - suspects
         self._audit_s = time.monotonic() + _AUDIT_S if self._suspects else None
 
@@ -360,43 +350,41 @@ class ProcessesExecutor:
         at_ns = self._clock.now_ns()
         del self._workers[worker.worker_id]
         self._out.take_slot(worker.slot)
-        open_spans = tuple(self._read_open(worker))
+        open_spans = tuple(worker.open_spans())
         reason = of_exit(returncode)
-        job = self._out.jobs.get(worker.sequence or in_hand)
+        sent = self._out.messages.get(worker.sequence or in_hand)
         attempts: tuple[tuple[str, int], ...] = ()
         tail = ""
-        if job is not None:
-            attempts, tail = self._casualty(worker, job, offset, reason, at_ns)
+        if sent is not None:
+            attempts, tail = self._casualty(worker, sent, offset, reason, at_ns)
         self._dealer.worker_gone(worker)
         if worker.expected and not attempts:
             self._notices.append(WorkerStopped(worker.worker_id, at_ns))
         else:
             self._notices.append(WorkerDied(worker.worker_id, at_ns, attempts, reason, open_spans=open_spans, log_tail=tail))
-        self._sweep(worker)
+        worker.sweep()
         if not self._stopping:
             self._audit_s = self._audit_s or time.monotonic() + _AUDIT_S
             if not worker.own_queue:
                 self._replace(worker, reason)
 
-    def _casualty(self, worker: WorkerProcess, job: Job, offset: int, reason: str, at_ns: int) -> tuple[tuple[tuple[str, int], ...], str]:
+    def _casualty(self, worker: WorkerProcess, sent: Sent, offset: int, reason: str, at_ns: int) -> tuple[tuple[tuple[str, int], ...], str]:
         """See to what a dead worker had in hand; returns the attempts that the runner must settle, and the last lines printed."""
-        if job.fan is not None:
-            self._out.forget(job)
-            error_type = semconv.ERROR_TIMEOUT if job.silent else semconv.ERROR_WORKER_DIED
-            message = f"its timeout of {job.fan.timeout_s:g} s passed" if job.silent and job.fan.timeout_s is not None else reason
-            self._dealer.lost(job.fan, job.sequence, worker.worker_id, error_type, message, job.claimed_ns or at_ns, at_ns)
+        if sent.fan is not None:
+            self._out.forget(sent)
+            error_type = semconv.ERROR_TIMEOUT if sent.silent else semconv.ERROR_WORKER_DIED
+            message = f"its timeout of {sent.fan.timeout_s:g} s passed" if sent.silent and sent.fan.timeout_s is not None else reason
+            self._dealer.lost(sent.fan, sent.sequence, worker.worker_id, error_type, message, sent.claimed_ns or at_ns, at_ns)
             return (), ""
-        envelope = job.envelope
+        envelope = sent.envelope
         assert envelope is not None
-        if job.worker is None and not job.silent and job.losses < _MAX_LOSSES:
-            job.losses += 1  # it had not begun: nothing of the user's has run
-            self._out.enqueue(job)
+        if sent.worker is None and not sent.silent and sent.losses < _MAX_LOSSES:
+            sent.losses += 1  # it had not begun: nothing of the user's has run
+            self._out.enqueue(sent)
             return (), ""
-        self._out.forget(job)
-        tail = keep_output(
-            os.path.join(self._folder, f"output-{worker.worker_id}"), offset, envelope.output_path, envelope.attempt, self._settings.log_cap_bytes
-        )
-        return (() if job.silent else ((envelope.node_id, envelope.attempt),)), tail
+        self._out.forget(sent)
+        tail = keep_output(worker.scratch, offset, envelope.output_path, envelope.attempt, self._settings.log_cap_bytes)
+        return (() if sent.silent else ((envelope.node_id, envelope.attempt),)), tail
 
     def _replace(self, worker: WorkerProcess, reason: str) -> None:
         if not worker.ready:
@@ -405,31 +393,19 @@ class ProcessesExecutor:
                 raise OtelExecError(f"no worker process can be started: {reason}; what Python said stands above, on stderr")
         self._start_worker()
 
-    def _sweep(self, worker: WorkerProcess) -> None:
-        """Remove the files of a worker that is gone."""
-        wire.remove(os.path.join(self._folder, f"output-{worker.worker_id}"))
-        wire.remove(self._open_path(worker))
-
-    def _open_path(self, worker: WorkerProcess) -> str:
-        return os.path.join(self._settings.run_folder, "spans", f"worker-{worker.worker_id}.open")
-
-    def _read_open(self, worker: WorkerProcess) -> list[OpenSpan]:
-        spans = [open_span(entry) for entry in read_open(self._open_path(worker))]
-        return sorted(spans, key=lambda span: (span.kind != semconv.Kind.TASK, span.start_ns))
-
     def _kill_sequence(self, sequence: int) -> None:
         """End the worker that runs a message, unless it has ended by itself meanwhile: the process is stopped first, and what it said is read."""
         worker = self._holder(sequence)
-        job = self._out.jobs.get(sequence)
-        if worker is None or job is None:
+        sent = self._out.messages.get(sequence)
+        if worker is None or sent is None:
             return
         worker.freeze()
         for kind, payload in worker.receive():
             self._on_frame(worker, kind, payload)
-        if sequence not in self._out.jobs:
+        if sequence not in self._out.messages:
             worker.thaw()
             return
-        job.silent = True
+        sent.silent = True
         worker.expected = True
         worker.kill()
         self._on_end(worker)
@@ -448,62 +424,6 @@ class ProcessesExecutor:
             for worker in self._workers.values():
                 worker.sock.close()
             self._queue.close()
-
-    # --- what the dealer asks for -----------------------------------------------------------------------------------------------------------------
-
-    def idle(self) -> int:
-        """Return how many workers have nothing to do and nothing waiting for them."""
-        free = sum(1 for worker in self._workers.values() if worker.ready and worker.sequence == 0 and not worker.own_queue and not worker.expected)
-        return free - len(self._out.queued)
-
-    def deal(self, fan: Fan, index: int, body: bytes, worker: WorkerProcess | None) -> int:
-        """Send an item."""
-        job = self._out.add(body, fan=fan, index=index)
-        if worker is None:
-            self._out.enqueue(job)
-        else:
-            worker.sequence = job.sequence
-            worker.queue.put(job.sequence, Message.ITEM, body)
-        return job.sequence
-
-    def extra_worker(self, fan: Fan) -> WorkerProcess:
-        """Start a worker for one fan-out alone."""
-        return self._start_worker(only=fan)
-
-    def dismiss(self, worker: WorkerProcess) -> None:
-        """End an extra worker in order."""
-        if not worker.gone:
-            worker.expected = True
-            worker.queue.end(1)
-
-    def end_item(self, sequence: int, *, kill: bool) -> None:
-        """Interrupt or kill whoever runs an item."""
-        if kill:
-            self._kill_sequence(sequence)
-        else:
-            self._interrupt(sequence)
-
-    def withdraw(self, sequences: list[int]) -> list[int]:
-        """Take messages back that no worker has taken."""
-        return self._out.withdraw(sequences)
-
-    def _next_overdue_s(self, now: float) -> float | None:
-        if not self._dealer:
-            return None
-        now_ns = self._clock.now_ns()
-        due = [
-            job.claimed_ns + job.fan.timeout_s * 1e9
-            for job in self._out.jobs.values()
-            if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns
-        ]
-        return now + max(0.0, (min(due) - now_ns) / 1e9) + 0.001 if due else None
-
-    def _end_overdue(self) -> None:
-        """Kill items whose time ran out."""
-        now_ns = self._clock.now_ns()
-        for job in list(self._out.jobs.values()):
-            if job.fan is not None and job.fan.timeout_s is not None and job.claimed_ns and now_ns - job.claimed_ns > job.fan.timeout_s * 1e9:
-                self._kill_sequence(job.sequence)
 
 
 _open_pools: set[Any] = set()

@@ -40,13 +40,13 @@ _LOOK_S = 0.05
 
 @dataclass(eq=False)
 class _Worker:
-    """A thread. `job` is the attempt it runs, `item` the item of another's fan-out; `only`: it is the extra worker of that fan-out."""
+    """A thread. `sent` is the attempt it runs, `item` the item of another's fan-out; `only`: it is the extra worker of that fan-out."""
 
     worker_id: str
     guard: ThreadGuard = field(default_factory=ThreadGuard)
     context: WorkerContext | None = None
     only: FanOut | None = None
-    job: TaskEnvelope | None = None
+    sent: TaskEnvelope | None = None
     item: tuple[FanOut, ItemEnvelope] | None = None
     item_ns: int = 0
     sequence: int = -1
@@ -149,7 +149,7 @@ class ThreadsExecutor:
         worker = self._running(node_id, attempt)
         if self._parts is None:
             return ()
-        return self._parts.open_spans(node_id, worker.job.span_id if worker is not None and worker.job is not None else "")
+        return self._parts.open_spans(node_id, worker.sent.span_id if worker is not None and worker.sent is not None else "")
 
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """End the threads; those that don't end within the grace are left behind (they end with the process)."""
@@ -209,7 +209,7 @@ class ThreadsExecutor:
                 if self._stopping:
                     return False
                 if worker.only is None and self._queue:
-                    worker.job, call = self._queue.popleft()
+                    worker.sent, call = self._queue.popleft()
                     worker.sequence = next(self._sequences)
                     break
                 item = self._find_item(worker)
@@ -225,8 +225,8 @@ class ThreadsExecutor:
                 self._idle -= worker.only is None
         if self._parts is not None:
             self._parts.streams.start()
-        if worker.job is not None:
-            self._run_attempt(worker, worker.job, call)
+        if worker.sent is not None:
+            self._run_attempt(worker, worker.sent, call)
         elif worker.item is not None:
             self._run_item(worker, *worker.item)
         return True
@@ -246,7 +246,7 @@ class ThreadsExecutor:
         assert worker.context is not None
         report = run_attempt(worker.context, envelope, direct=call, sequence=worker.sequence)
         with self._work:
-            worker.job = None
+            worker.sent = None
             abandoned = worker.abandoned
         if abandoned or report is None:
             self._tell(Outlived(envelope.node_id, envelope.attempt, worker.worker_id, worker.context.clock.now_ns()))
@@ -285,8 +285,8 @@ class ThreadsExecutor:
     def _running(self, node_id: str, attempt: int) -> _Worker | None:
         with self._work:
             for worker in self._threads:
-                job = worker.job
-                if job is not None and job.node_id == node_id and job.attempt == attempt and not worker.abandoned:
+                sent = worker.sent
+                if sent is not None and sent.node_id == node_id and sent.attempt == attempt and not worker.abandoned:
                     return worker
         return None
 
@@ -314,8 +314,8 @@ class ThreadsExecutor:
 
     def _show(self, worker: _Worker) -> Any:
         def show(text: str) -> None:
-            job = worker.job
-            self._tell(Output(worker.worker_id, job.node_id if job is not None else "", text))
+            sent = worker.sent
+            self._tell(Output(worker.worker_id, sent.node_id if sent is not None else "", text))
 
         return show
 

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_exec.execute import wire
+from otel_exec.execute.in_process import open_span
+from otel_exec.semconv import Kind
+from otel_exec.spans.open_spans import read_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otel_exec.execute.base import RunSettings
+    from otel_exec.execute.base import OpenSpan, RunSettings
     from otel_exec.execute.wire import TaskQueue
 
 __all__ = ["WorkerProcess"]
@@ -48,11 +51,13 @@ class WorkerProcess:
     """A worker process.
 
     `sequence`: the message it is known to run, 0 for none. `ready`: it said so. `expected`: it is being ended on purpose.
-    `queue`: where it takes its messages; `own_queue`: that is its alone.
+    `queue`: where it takes its messages; `own_queue`: that is its alone. `scratch`: the file that holds what it printed.
     """
 
     def __init__(self, worker_id: str, settings: RunSettings, folder: str, slot: int, queue: TaskQueue, *, own_queue: bool = False) -> None:
         self.worker_id = worker_id
+        self.scratch = os.path.join(folder, f"output-{worker_id}")
+        self._open_path = os.path.join(settings.run_folder, "spans", f"worker-{worker_id}.open")
         self.slot = slot
         self.queue = queue
         self.own_queue = own_queue
@@ -90,6 +95,18 @@ class WorkerProcess:
         with contextlib.suppress(AttributeError, OSError):  # Linux; elsewhere the socket's end must do
             self.pid_fd = os.pidfd_open(self.pid)
         self.tell(wire.Kind.HELLO, msgspec.msgpack.encode(hello))
+
+    # --- its files --------------------------------------------------------------------------------------------------------------------------------
+
+    def open_spans(self) -> list[OpenSpan]:
+        """Return what is open in it, by its mapped memory; task spans first."""
+        spans = [open_span(entry) for entry in read_open(self._open_path)]
+        return sorted(spans, key=lambda span: (span.kind != Kind.TASK, span.start_ns))
+
+    def sweep(self) -> None:
+        """Remove its files: it is gone."""
+        wire.remove(self.scratch)
+        wire.remove(self._open_path)
 
     # --- talking ----------------------------------------------------------------------------------------------------------------------------------
 
