@@ -23,6 +23,7 @@ from otel_exec.record.run_store import RunStore
 from otel_exec.schedule.driver_spans import DriverSpans
 from otel_exec.schedule.runner import Runner, RunnerParts
 from otel_exec.spans.recorder import Recorder
+from otel_exec.spans.span_record import SpanLimits
 from otel_exec.spans.spool import SpoolWriter
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[Run
         timing_log=config.timing or config.debug,
         show_output=config.show_output,
         script=script,
+        limits=SpanLimits(config.attribute_value_length_limit, config.attribute_count_limit, config.event_count_limit, config.link_count_limit),
     )
     return settings, store
 
@@ -142,6 +144,7 @@ def wire(
         sampled=settings.sampled,
         trace_state=config.trace_state,
         ids=ids,
+        limits=settings.limits,
     )
     parent_span_id = config.parent[1] if config.parent else ""
     keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or "run.json", eta=listener.eta_ms)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from otel_exec.spans.span_record import SpanLimits
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     """What a worker must know of the run, once.
 
     `run_folder` is local (the live spool lies under it, `spans/`); `lock_holder` is the driver's `worker_id` in lock files (requirement A).
-    `log_cap_bytes` bounds each `.executor_log`. `max_task_spans`: past it a task's further phases are only aggregated.
+    `log_cap_bytes` bounds each `.executor_log`. `max_task_spans`: past it a task's further phases are only aggregated. `limits`: how much of the user's own a span keeps.
     """
 
     exec_id: str
@@ -61,6 +63,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     log_cap_bytes: int = 2 * 1024 * 1024
     max_task_spans: int = 10_000
     script: str | None = None
+    limits: SpanLimits = SpanLimits()
 
 
 class OpenSpan(msgspec.Struct, frozen=True):

@@ -62,6 +62,7 @@ class InProcess:
             open_spans=self._table,
             sampled=settings.sampled,
             trace_state=settings.trace_state,
+            limits=settings.limits,
         )
         self.streams = ProxiedStreams()
         self.streams.start()

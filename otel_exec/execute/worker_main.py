@@ -133,6 +133,7 @@ class Worker:
             open_spans=self.table,
             sampled=settings.sampled,
             trace_state=settings.trace_state,
+            limits=settings.limits,
         )
         self.guard = link.guard = SignalGuard()
         provider.install_global()  # before the user's code is loaded: its own spans join the run

@@ -168,5 +168,5 @@ def _link(link: Link, scope: TaskScope) -> SpanLink:
 
 
 def _clean(attributes: Mapping[str, object] | None, scope: TaskScope) -> dict[str, AttributeValue]:
-    recorder = scope.recorder
-    return sanitise.attributes(attributes or {}, value_limit=recorder.value_limit, count_limit=recorder.count_limit)
+    limits = scope.recorder.limits
+    return sanitise.attributes(attributes or {}, value_limit=limits.value_length, count_limit=limits.attributes)

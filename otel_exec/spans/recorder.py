@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME
 from otel_exec.spans import sanitise
 from otel_exec.spans.ids import IdGenerator
-from otel_exec.spans.span_record import SpanRecord
+from otel_exec.spans.span_record import SpanLimits, SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +32,8 @@ REMOTE_PARENT = 0x200
 _STATUS_ERROR = 2
 _NO_ERROR = (None, "success", "skip")
 
+_NO_LIMITS = SpanLimits()
+
 _log = logging.getLogger("otel_exec.spans")
 
 
@@ -48,8 +50,7 @@ class Recorder:
         sampled: whether an exporter may send them (trace flags).
         trace_state: the inbound `tracestate` header, or "".
         ids: where ids come from.
-        value_limit: longest text of a user's attribute in characters; `None` for our own bound alone.
-        count_limit: how many attributes of the user's own a span keeps.
+        limits: how much of the user's own a span keeps.
     """
 
     exec_id: str
@@ -60,6 +61,7 @@ class Recorder:
     open_spans: OpenSpanTable | None
     sampled: bool
     trace_state: str
+    limits: SpanLimits
     warnings: dict[str, int]
 
     def __init__(
@@ -74,8 +76,7 @@ class Recorder:
         sampled: bool = True,
         trace_state: str = "",
         ids: IdGenerator | None = None,
-        value_limit: int | None = None,
-        count_limit: int = 128,
+        limits: SpanLimits = _NO_LIMITS,
     ) -> None:
         self.exec_id = exec_id
         self.trace_id = trace_id
@@ -85,8 +86,7 @@ class Recorder:
         self.sampled = sampled
         self.trace_state = trace_state
         self.ids = ids if ids is not None else IdGenerator()
-        self.value_limit = value_limit
-        self.count_limit = count_limit
+        self.limits = limits
         self.warnings = {}
         self.flags = 1 if sampled else 0
         self._sink = sink
@@ -120,7 +120,7 @@ class Recorder:
             span_id: its id where it was given out before; else a new one.
             parent: the parent's span id, or "".
             attributes: cleaned where they need it.
-            links: to other spans.
+            links: to other spans; the first ones where there are more than a span keeps.
             outcome: a word of `semconv.Outcome`.
             error_type: `error.type`.
             message: the status message; kept on errors alone, as OTLP asks.
@@ -146,7 +146,7 @@ class Recorder:
             start_ns,
             max(end_ns, start_ns),
             values,
-            tuple(links),
+            tuple(links if self.limits.links is None else links[: self.limits.links]),
             status,
             sanitise.text(message, sanitise.MAX_NAME) if status and message else "",
             span_kind,

@@ -38,7 +38,6 @@ _KEY = context_api.create_key("otel_exec-frame")
 _PHASE = str(Kind.PHASE)
 _TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
-_MAX_EVENTS = 128  # the specification's default for a span
 
 
 class PhaseSink(Protocol):
@@ -146,9 +145,9 @@ class OpenPhase(Frame, PhaseHandle):
         """Add an event to the phase's span."""
         recorder = self.scope.recorder
         try:
-            if len(self._events) < _MAX_EVENTS:
+            if len(self._events) < recorder.limits.events:
                 at_ns = recorder.clock.now_ns() if timestamp is None else int(timestamp)
-                self._events.append((at_ns, sanitise.name(name), sanitise.attributes(attributes or {}, value_limit=recorder.value_limit)))
+                self._events.append((at_ns, sanitise.name(name), sanitise.attributes(attributes or {}, value_limit=recorder.limits.value_length)))
         except Exception as error:
             recorder.warn(TELEMETRY_FAILED, error)
 
@@ -156,14 +155,15 @@ class OpenPhase(Frame, PhaseHandle):
         """Return the finished span."""
         scope = self.scope
         recorder = scope.recorder
+        limits = recorder.limits
         metadata = self.metadata
         attributes: dict[str, AttributeValue]
         if not metadata:
             attributes = scope.base.copy()
-        elif recorder.value_limit is None and len(metadata) <= recorder.count_limit and sanitise.is_clean(plain := cast("dict[str, AttributeValue]", metadata)):
+        elif limits.value_length is None and len(metadata) <= limits.attributes and sanitise.is_clean(plain := cast("dict[str, AttributeValue]", metadata)):
             attributes = {**plain, **scope.base}
         else:
-            attributes = sanitise.attributes(metadata, value_limit=recorder.value_limit, count_limit=recorder.count_limit)
+            attributes = sanitise.attributes(metadata, value_limit=limits.value_length, count_limit=limits.attributes)
             attributes.update(scope.base)
         attributes[EXEC_PHASE] = self.name
         if self.node_id is not None:

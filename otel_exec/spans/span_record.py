@@ -12,10 +12,22 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["AttributeValue", "SpanLink", "SpanRecord"]
+__all__ = ["AttributeValue", "SpanLimits", "SpanLink", "SpanRecord"]
 
 # Lists are flat and of one type (`sanitise.attribute` sees to it); msgspec decodes a union with one list type only.
 AttributeValue = str | bool | int | float | Sequence[str | bool | int | float]
+
+
+class SpanLimits(msgspec.Struct, frozen=True):
+    """How much of what the user's code attaches to a span is kept (`OTEL_SPAN_*_LIMIT`). What the span model itself puts on it is kept whole, but for links.
+
+    `value_length` in characters, for each text and each text of a list; `None`: our own bound alone. `links`: `None` means no limit.
+    """
+
+    value_length: int | None = None
+    attributes: int = 128
+    events: int = 128
+    links: int | None = None
 
 
 class SpanLink(msgspec.Struct, frozen=True, array_like=True, gc=False):
