@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from otel_exec.plan.refs import StepRef
     from otel_exec.spans.exporter import ExporterHandle
     from otel_exec.spans.forward import SpoolForwarder
+    from otel_exec.spans.timing_log import TimingLog
 
     Gate = Sequence[str] | str | Callable[[int], object]
 
@@ -215,7 +216,9 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     config, runner, aggregator, store = order.config, wired.runner, wired.aggregator, wired.store
     store.publish_latest()
     exporter = _start_exporter(config, store.folder, sampled=settings.sampled and tracer_provider is None)
-    forward = _forwarder(os.path.join(store.folder, "spans"), tracer_provider)
+    spool_folder = os.path.join(store.folder, "spans")
+    forward = _forwarder(spool_folder, tracer_provider)
+    timing = _timing_log(spool_folder, os.path.join(store.folder, "run.log")) if config.timing or config.debug else None
     problem: BaseException | None = None
     try:
         outcome = runner.run()
@@ -231,8 +234,9 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
         aggregator.warn("telemetry", code, count)
     if wired.spool.error is not None:
         aggregator.warn("spool", f"spans could not be written to the spool: {wired.spool.error}", max(1, wired.spool.lost))
-    if forward is not None:
-        forward.finish()
+    for follower in (forward, timing):
+        if follower is not None:
+            follower.finish()
     wired.keeper.end()
     if exporter is not None:
         wired.keeper.end(exported(exporter.finish(), aggregator))
@@ -309,6 +313,12 @@ def _print_spans(folder: str) -> None:
     from otel_exec.spans.exporter import print_spans
 
     print_spans(folder, sys.stdout)
+
+
+def _timing_log(spool_folder: str, path: str) -> TimingLog:
+    from otel_exec.spans.timing_log import TimingLog
+
+    return TimingLog(spool_folder, path)
 
 
 def _forwarder(spool_folder: str, tracer_provider: object) -> SpoolForwarder | None:

@@ -86,7 +86,6 @@ def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[Run
         sampled=configuration.should_sample(config, trace_id),
         trace_state=config.trace_state,
         resource=tuple(instance_resource(service_name, exec_id, config.resource_attributes, script).items()),
-        timing_log=config.timing or config.debug,
         show_output=config.show_output,
         script=script,
         limits=SpanLimits(config.attribute_value_length_limit, config.attribute_count_limit, config.event_count_limit, config.link_count_limit),

@@ -1,18 +1,15 @@
 """Our spans through the application's own provider: what `run(tracer_provider=...)` asks for.
 
 What comes in: a run's spool and an OpenTelemetry SDK `TracerProvider`. What goes out: each span of the spool, once, given to that provider's span processors
-as a finished span with our ids and times. Reads the same files as the exporter does, in a thread of its own; never touches a step.
+as a finished span with our ids and times. Reads the same files as the exporter does; never touches a step.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.errors import UsageError
-from otel_exec.spans.spool import decode_line
+from otel_exec.spans.spool_tail import SpoolTail
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -20,9 +17,6 @@ if TYPE_CHECKING:
     from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["SpoolForwarder", "readable"]
-
-_INTERVAL_S = 0.5
-_log = logging.getLogger(__name__)
 
 
 def readable(record: SpanRecord, resource: Any, scope: Any) -> ReadableSpan:
@@ -72,39 +66,11 @@ class SpoolForwarder:
         if not isinstance(provider, TracerProvider):
             raise UsageError(f"tracer_provider takes an opentelemetry.sdk.trace.TracerProvider, not a {type(provider).__qualname__}")
 
-        self._folder = folder
-        self._provider = provider
-        self._scope = InstrumentationScope("otel_exec")
-        self._positions: dict[str, int] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="otel_exec forwarder", daemon=True)
-        self._thread.start()
+        resource = provider.resource
+        processor = provider._active_span_processor
+        scope = InstrumentationScope("otel_exec")
+        self._tail = SpoolTail(folder, lambda record: processor.on_end(readable(record, resource, scope)))
 
     def finish(self) -> None:
         """Give the provider what is left; its own processors decide when that is sent."""
-        self._stop.set()
-        self._thread.join()
-        self._forward()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_INTERVAL_S):
-            self._forward()
-
-    def _forward(self) -> None:
-        try:
-            names = sorted(name for name in os.listdir(self._folder) if name.endswith(".jsonl"))
-        except OSError:
-            return
-        processor = self._provider._active_span_processor
-        for name in names:
-            with open(os.path.join(self._folder, name), "rb") as file:
-                file.seek(self._positions.get(name, 0))
-                data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            self._positions[name] = self._positions.get(name, 0) + len(whole)
-            for line in whole.splitlines():
-                try:
-                    for record in decode_line(line):
-                        processor.on_end(readable(record, self._provider.resource, self._scope))
-                except Exception as error:  # telemetry never changes an outcome
-                    _log.warning("a span could not be given to the tracer provider: %s", error)
+        self._tail.finish()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+
+import pytest
+
+from otel_exec import deferred, map_tasks, phase, step, versioned
+from otel_exec.testing import recorded_spans, run_in
+
+_LINE = re.compile(r"TIMING otel_exec\.timing exec_id=(\S+) node_id=(\S+) phase=(.+) dur_ms=(\d+\.\d{3}) status=(ok|error)$")
+
+
+def _item(number: int) -> None:
+    with phase("item"):
+        time.sleep(0)
+
+
+def _work(config: dict[str, int]) -> None:
+    with phase("outer"), phase("line\nbreak"):
+        pass
+    try:
+        with phase("fails"):
+            raise LookupError
+    except LookupError:
+        pass
+    map_tasks(_item, range(3))
+
+
+work = deferred(_work)
+
+
+@step(name="timed/{number}")
+def timed(number: int):
+    return work({"number": versioned(number)})
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
+def test_each_phase_is_logged_once(tmp_path, capfd, executor):
+    """With `timing` every phase of every worker is one line, on stderr and in the run's own log, with its span's duration."""
+    before = (logging.getLogger("otel_exec.timing").handlers[:], logging.root.handlers[:], logging.root.level)
+    record = run_in(tmp_path, [timed(1), timed(2)], executor=executor, workers=2, timing=True)
+    said = capfd.readouterr().err.splitlines()
+    with open(os.path.join(record.run_folder, "run.log"), encoding="utf-8") as file:
+        logged = file.read().splitlines()
+    phases = [span for span in recorded_spans(record) if span.kind == "phase"]
+    expected = sorted(
+        (
+            record.exec_id,
+            str(span.attributes["node.id"]),
+            span.name.replace("\n", "\\n"),
+            f"{span.duration_ns / 1e6:.3f}",
+            "error" if span.status == 2 else "ok",
+        )
+        for span in phases
+    )
+    assert len(expected) == 12
+    assert sorted(match.groups() for line in logged if (match := _LINE.search(line))) == expected
+    assert sorted(match.groups() for line in said if (match := _LINE.search(line))) == expected
+    assert (logging.getLogger("otel_exec.timing").handlers, logging.root.handlers, logging.root.level) == before
+
+
+def test_without_the_flag_nothing_is_logged_and_everything_collected(tmp_path):
+    """The flag governs the log alone: phases are collected whether it is given or not."""
+    record = run_in(tmp_path, [timed(1)])
+    assert not os.path.exists(os.path.join(record.run_folder, "run.log"))
+    assert {name: fold.count for name, fold in record.steps[0].phases.items()} == {"outer": 1, "line\nbreak": 1, "fails": 1, "item": 3}
