@@ -83,6 +83,7 @@ def luigi(steps: int, seconds: float, workers: int, folder: str) -> float:
 
 CONTENDERS = {
     "otel_exec": otel_exec,
+    "otel_exec_untraced": otel_exec,
     "otel_exec_threads": lambda *given: otel_exec(*given, executor="threads"),
     "concurrent.futures": concurrent_futures,
     "dask_threads": dask_threads,

@@ -10,6 +10,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _ALL = (
     ("steps that do nothing, beside peers", ["steps.py"]),
     ("steps of 20 ms: what is added to the work", ["steps.py", "--seconds", "0.02", "--rounds", "3", "--only", "otel_exec", "concurrent.futures"]),
+    ("spans on against spans off, steps of 20 ms", ["steps.py", "--seconds", "0.02", "--rounds", "3", "--only", "otel_exec", "otel_exec_untraced"]),
     ("cost a step at 20,000 steps over 1,000", ["steps.py", "--scale", "20000", "--rounds", "3"]),
     ("start-up", ["start_up.py"]),
     ("export", ["export_throughput.py"]),

@@ -2,6 +2,7 @@
 
     python bench/steps.py                            1,000 steps that do nothing
     python bench/steps.py --seconds 0.02             1,000 steps of 20 ms: what is added to the work itself
+    python bench/steps.py --seconds 0.02 --only otel_exec otel_exec_untraced
     python bench/steps.py --scale 20000              cost a step at 20,000 steps over that at 1,000
 
 Machines are shared and noisy: read medians and the ratios of the same round, not single figures. Peers come with the `bench` extra; those that are missing are said.
@@ -19,12 +20,16 @@ import tempfile
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _PEERS = ("otel_exec", "concurrent.futures", "dask_threads", "dask_distributed", "luigi")
+_VARIANTS = ("otel_exec_untraced", "otel_exec_threads")
 
 
 def measure(name: str, steps: int, seconds: float, workers: int, folder: str) -> dict[str, float] | None:
     """Return one contender's figures, `None` where it is not installed or fails."""
     argv = [sys.executable, os.path.join(_HERE, "contenders.py"), name, str(steps), str(seconds), str(workers), tempfile.mkdtemp(dir=folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    environment = dict(os.environ)
+    if name == "otel_exec_untraced":
+        environment["PYTHONPATH"] = os.path.join(_HERE, "untraced")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         print(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}", file=sys.stderr)
         return None
@@ -38,26 +43,28 @@ def rounds(names: list[str], steps: int, seconds: float, workers: int, count: in
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(count + 1):
             for name in list(found):
-                figures = measure(name, steps, seconds, workers, folder)
-                if figures is None:
+                start = measure(name, 1, 0.0, workers, folder)
+                figures = measure(name, steps, seconds, workers, folder) if start is not None else None
+                if start is None or figures is None:
                     del found[name]
                 elif turn:  # the first round warms the disk's cache
-                    found[name].append(figures)
+                    found[name].append({**figures, "start_s": start["took_s"]})
     return found
 
 
 def report(found: dict[str, list[dict[str, float]]], steps: int, seconds: float, workers: int) -> None:
-    """Print microseconds a step beyond the work itself, and the ratio to otel_exec within the same round."""
+    """Print microseconds a step beyond the work itself (`beyond start`: less a run of one step), and the ratio to otel_exec within the same round."""
     ideal_s = seconds * steps / workers
     print(f"{steps:,} steps of {seconds * 1000:g} ms, {workers} workers, {len(next(iter(found.values())))} rounds")
-    print(f"{'':20} {'us a step':>10} {'min':>8} {'max':>8} {'over otel_exec':>15} {'wall over work':>15}")
+    print(f"{'':20} {'us a step':>10} {'min':>8} {'max':>8} {'beyond start':>13} {'over otel_exec':>15} {'wall over work':>15}")
     ours = [figures["took_s"] for figures in found.get("otel_exec", [])]
     for name, all_figures in found.items():
         added = sorted((figures["took_s"] - ideal_s) / steps * 1e6 for figures in all_figures)
+        beyond = statistics.median((figures["took_s"] - figures["start_s"] - ideal_s) / steps * 1e6 for figures in all_figures)
         ratios = [figures["took_s"] / our for figures, our in zip(all_figures, ours, strict=False)]
         ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
         share = f"{(statistics.median(figures['took_s'] for figures in all_figures) / ideal_s - 1) * 100:+.2f} %" if ideal_s else "-"
-        print(f"{name:20} {statistics.median(added):10.0f} {added[0]:8.0f} {added[-1]:8.0f} {ratio:>15} {share:>15}")
+        print(f"{name:20} {statistics.median(added):10.0f} {added[0]:8.0f} {added[-1]:8.0f} {beyond:13.0f} {ratio:>15} {share:>15}")
     for name in ("otel_exec",):
         for figures in found.get(name, [])[:1]:
             print(
@@ -72,7 +79,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=int, help="compare this many steps with --steps, otel_exec alone")
-    parser.add_argument("--only", nargs="+", choices=_PEERS)
+    parser.add_argument("--only", nargs="+", choices=[*_PEERS, *_VARIANTS])
     given = parser.parse_args()
     if given.scale:
         small = rounds(["otel_exec"], given.steps, given.seconds, given.workers, given.rounds)["otel_exec"]
