@@ -211,6 +211,4 @@ class TerminalListener(LiveListener):
             self._painter.say(f"nothing to run: {self.total} step{'s' * (self.total != 1)} had succeeded before", self._look.width)
         look = look_of(sys.stdout, os.environ)
         run_json = self._config.run_json or "run.json"
-        waiting = record.export is not None and record.export.endpoint is not None and record.export.spans_acknowledged < record.export.spans
-        replay = f"otel-exec replay {run_json}" if waiting else None
-        Painter(sys.stdout).say(short_summary(record, look, run_json=run_json, trace_url=self._config.trace_url, replay=replay), look.width)
+        Painter(sys.stdout).say(short_summary(record, look, run_json=run_json, trace_url=self._config.trace_url), look.width)

@@ -30,7 +30,7 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
         look: width, signs, colour.
         run_json: the path of run.json, as the user would type it; default the one in the run's folder.
         trace_url: the template of a trace's address, with `{trace_id}`.
-        replay: the command that sends what is still in the spool, to be said where something is.
+        replay: the command that sends what is still in the spool; without one it is said where the spool lies.
     """
     facts = [
         Fact("outcome", record.outcome, "outcome", label="outcome", said=outcome_phrase(record)),
@@ -66,7 +66,7 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
     notes = []
     if export is not None and export.endpoint and export.spans > export.spans_acknowledged:
         left = export.spans - export.spans_acknowledged
-        notes.append(f"{left:,} of {export.spans:,} spans did not get out and stay in the spool" + (f"; {replay} sends them" if replay else ""))
+        notes.append(f"{left:,} of {export.spans:,} spans did not get out and stay in the spool" + (f"; {replay} sends them" if replay else f": {record.run_folder}/spans"))
     return as_text([Section("", record.experiment.name, facts=tuple(facts), notes=tuple(notes), top=True)], look)
 
 
