@@ -30,6 +30,7 @@ from otel_exec.errors import Mistake, OtelExecError, PlanError, StepsFailed, Usa
 from otel_exec.execute.base import RunSettings
 from otel_exec.plan.build import build_plan
 from otel_exec.record.model import Experiment, RunRecord
+from otel_exec.record.record_file import keep_foreign
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
 from otel_exec.schedule.retries import RetryPolicy
@@ -177,6 +178,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     to_run = [step for step in plan.steps if not step.group and decisions[step.index].action in {"run", "wait"}]
     executor = make_executor(config.executor, workers=max(1, min(config.workers, len(to_run))))
     _check_places(executor, config.prefix, to_run)
+    keep_foreign(config.run_json or "run.json")
     capacity = _capacity(config, executor)
     state = RunState(
         plan,
@@ -200,6 +202,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
         wired.keeper.begin()
     except BaseException:
         executor.stop(0.0)
+        store.discard()
         raise
     with (
         cancelling(wired.runner.cancel) as received,

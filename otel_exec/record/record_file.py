@@ -7,6 +7,7 @@ A file is hostile until it is decoded: nothing in it is evaluated, and no conten
 from __future__ import annotations
 
 import gc
+import os
 import re
 from typing import TypeVar, overload
 
@@ -17,10 +18,12 @@ from otel_exec.record import storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.model import SCHEMA_VERSION, RunRecord
 
-__all__ = ["decode_record", "read_record", "write_record"]
+__all__ = ["decode_record", "keep_foreign", "read_record", "write_record"]
 
 _Narrow = TypeVar("_Narrow")
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\Z", re.ASCII)
+_HEAD = re.compile(rb'\s*\{\s*"schema_version"\s*:\s*"[^"]*"\s*,\s*"exec_id"\s*:\s*"')
+_HEAD_BYTES = 4096
 _MAJOR = int(SCHEMA_VERSION.partition(".")[0])
 
 
@@ -34,6 +37,31 @@ class _Header(msgspec.Struct):
 def write_record(record: RunRecord) -> bytes:
     """Return the record as JSON, valid in every reader (no NaN, no lone surrogates). Every key is there, `null` where nothing is known."""
     return encode(record)
+
+
+def keep_foreign(path: str) -> None:
+    """Look at a file that a run is about to replace by its record: what is no record of ours stays as it is.
+
+    A record of any version is ours, and one that was cut short: each run has a run.json of its own in its folder. So is an empty file. URLs are not looked at.
+
+    Raises:
+        RecordError: the file is somebody else's, or can't be read.
+    """
+    if storage.is_remote(path) or not os.path.isfile(path):
+        return
+    try:
+        head = storage.read_head(path, _HEAD_BYTES)
+        if not head.strip() or _HEAD.match(head):
+            return
+        _header(storage.read_bytes(path))
+    except FileNotFoundError:  # it has just been taken away
+        return
+    except OSError as error:
+        raise storage.refused(path, "read", error) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise RecordError(
+            path, "is no record of otel_exec, and this run would replace it: move it away, or keep the record elsewhere with --run-json"
+        ) from None
 
 
 @overload

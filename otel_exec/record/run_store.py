@@ -7,6 +7,7 @@ How records are read and runs found again stands in `record_file.py`, `journal.p
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
@@ -91,6 +92,18 @@ class RunStore:
     def publish_latest(self) -> None:
         """Name this run in `<prefix>/.otel_exec/latest`."""
         _replace(storage.join(self._prefix, *LATEST), self._exec_id.encode() + b"\n")
+
+    def discard(self) -> None:
+        """Take the folder away again: its run was not begun, so nothing in it is anybody's. Never raises."""
+        import shutil
+
+        with contextlib.suppress(OSError):
+            self._journal.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._remote:
+            with contextlib.suppress(OSError):
+                storage.remove(self.run_folder + RUN_JSON)
+            self._remote = False
 
     def close(self) -> None:
         """Close files; upload what belongs under a remote prefix. A second time is fine.

@@ -14,6 +14,7 @@ from otel_exec.errors import RecordError
 from otel_exec.record import run_store, storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.model import ExecutorRecord, Experiment, Progress, RunRecord, StatusRecord, StepRecord
+from otel_exec.record.record_file import keep_foreign
 from otel_exec.record.run_store import JournalLine, RunStore, read_journal, read_record, write_record
 
 EXEC = "exec_" + "a" * 32
@@ -104,6 +105,51 @@ def test_the_other_record_is_written_when_the_folders_cannot_be(tmp_path):
     assert caught.value.path == f"{store.folder}/run.json"
     assert read_record(f"{tmp_path}/run.json") == record()
     store.close()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_run_that_is_not_begun_takes_its_folder_away(tmp_path, remote_prefix, remote):
+    """`discard` leaves nothing of the run, so that no list shows it; other runs stay."""
+    prefix = remote_prefix if remote else str(tmp_path)
+    kept, gone = RunStore(prefix, EXEC), RunStore(prefix, EXEC.replace("a", "b"))
+    for store in (kept, gone):
+        store.write_run(b"{}")
+    gone.discard()
+    gone.discard()
+    assert not os.path.exists(gone.folder)
+    assert not storage.exists(gone.run_folder + "/run.json")
+    assert storage.exists(kept.run_folder + "/run.json")
+    kept.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [
+        (b"", True),
+        (b" \n", True),
+        (b'{"schema_version": "9.9", "exec_id": "exec_1", "steps": 7}', True),
+        (b'{"schema_version":"1.0","exec_id":"exec_0af76519', True),
+        (b'{"exec_id": "exec_1", "schema_version": "1.0"}', True),
+        (b'{"schema_version": "1.0"}', False),
+        (b'{"mine": 1}', False),
+        (b"[]", False),
+        (b"notes", False),
+        (b"\xff\xfe", False),
+        (b"[" * 100_000, False),
+    ],
+)
+def test_what_a_run_may_replace(tmp_path, content, ours):
+    """A record of ours may be replaced, of any version, whole or cut short, and an empty file; anything else is kept, by an error that names it."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    if ours:
+        keep_foreign(str(path))
+    else:
+        with pytest.raises(RecordError) as caught:
+            keep_foreign(str(path))
+        assert caught.value.path == str(path)
+    for fine in ("missing.json", os.devnull, "memory://anything/run.json"):
+        keep_foreign(fine)
 
 
 def test_a_symlink_and_a_device_are_written_to_not_replaced(tmp_path):
