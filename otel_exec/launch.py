@@ -26,13 +26,14 @@ from otel_exec.driver.machine import usable_memory_bytes, visible_gpus
 from otel_exec.driver.signals import cancelling
 from otel_exec.driver.step_info import look_up
 from otel_exec.driver.wiring import Order, Wired, settle_in, wire
-from otel_exec.errors import Mistake, OtelExecError, PlanError, StepsFailed, UsageError
+from otel_exec.errors import Mistake, OtelExecError, PlanError, RecordError, StepsFailed, UsageError
 from otel_exec.execute.base import RunSettings
 from otel_exec.plan.build import build_plan
 from otel_exec.record.model import Experiment, RunRecord
 from otel_exec.record.record_file import keep_foreign
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
+from otel_exec.schedule.gates import parse_gate
 from otel_exec.schedule.retries import RetryPolicy
 from otel_exec.schedule.select import select
 from otel_exec.schedule.state import RunState
@@ -86,7 +87,9 @@ def run(
         KeyboardInterrupt: the run was interrupted; its record was written.
     """
     config = configuration.resolve(settings, os.environ)
-    order = _order(_as_list(steps), config, _experiment(name, description), tuple(gates))
+    if config.dry_run:
+        raise UsageError("run() runs: a dry run is the command line's, python exp.py --dry-run")
+    order = _order(_as_list(steps), config, _experiment(name, description, sys.argv[1:]), gates)
     listener = LiveListener(order.plan, order.selection.decisions, config.workers)
     result = _execute(order, listener, tracer_provider=tracer_provider)
     if result.signal is not None:
@@ -121,9 +124,10 @@ def executor_main(
     """
     script = os.path.basename(sys.argv[0] or "exp.py")
     try:
-        given = command_line.parse(sys.argv[1:] if argv is None else argv, prog=script, description=description)
+        words = list(sys.argv[1:] if argv is None else argv)
+        given = command_line.parse(words, prog=script, description=description)
         config = configuration.resolve({**settings, **{name: value for name, value in given.items() if value is not None}}, os.environ)
-        order = _order(_as_list(steps), config, _experiment(name, description), tuple(gates))
+        order = _order(_as_list(steps), config, _experiment(name, description, words), gates)
         if config.dry_run:
             from otel_exec.driver.dry_run import dry_run_lines
 
@@ -151,7 +155,7 @@ def _as_list(steps: Sequence[StepRef] | StepRef) -> list[StepRef]:
     return list(steps) if isinstance(steps, (list, tuple, set, frozenset)) else [steps]  # type: ignore[list-item]  # a single reference
 
 
-def _experiment(name: str | None, description: str | None) -> Experiment:
+def _experiment(name: str | None, description: str | None, argv: Sequence[str]) -> Experiment:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     stem = os.path.splitext(os.path.basename(script))[0] if script else None
@@ -159,24 +163,22 @@ def _experiment(name: str | None, description: str | None) -> Experiment:
         name=name or stem or "experiment",
         description=description,
         script=os.path.abspath(script) if script else None,
-        argv=masked_argv(sys.argv[1:]),
+        argv=masked_argv(argv),
     )
 
 
-def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: tuple[Gate, ...]) -> Order:
-    for gate in gates:
-        if not callable(gate) and not isinstance(gate, (str, list, tuple)):
-            raise UsageError(f"gate {gate!r} is neither an argv list, a string nor a function of the level")
+def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: Sequence[object]) -> Order:
+    parsed = tuple(parse_gate(gate) for gate in gates)
     plan = build_plan(steps, prefix=config.prefix)
     selection = select(plan, look_up, run_only=config.run_only, force=config.force, rerun_failed=config.rerun_failed)
-    return Order(plan, selection, config, experiment, gates)
+    return Order(plan, selection, config, experiment, parsed)
 
 
 def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = None, install_provider: bool = False) -> Result:
     """Run what was ordered; returns when the record is written and the exporter has had its time."""
     plan, config, decisions = order.plan, order.config, order.selection.decisions
     to_run = [step for step in plan.steps if not step.group and decisions[step.index].action in {"run", "wait"}]
-    executor = make_executor(config.executor, workers=max(1, min(config.workers, len(to_run))))
+    executor = make_executor(config.executor, workers=config.workers)
     _check_places(executor, config.prefix, to_run)
     keep_foreign(config.run_json or "run.json")
     capacity = _capacity(config, executor)
@@ -193,9 +195,9 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     clock, ids = AnchoredClock(), IdGenerator()
     settings, store = settle_in(order, clock, ids)
     start_ns = clock.now_ns()
-    if to_run:
-        executor.start(settings, clock)  # workers take a while to be ready: they begin before the record does
     try:
+        if to_run:
+            executor.start(settings, clock)  # workers take a while to be ready: they begin before the record does
         wired = wire(order, state, executor, packed, settings, store, clock, ids, listener, start_ns)
         for warning in oversized(plan, decisions, capacity):
             wired.aggregator.warn(warning.code, warning.message)
@@ -204,26 +206,29 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
         executor.stop(0.0)
         store.discard()
         raise
-    with (
-        cancelling(wired.runner.cancel) as received,
-        nullcontext() if executor.by_value else _joined_here(install_provider=install_provider),
-        _collector_spared(),
-    ):
-        _drive(order, wired, settings, tracer_provider)
-    failures = tuple((plan.steps[index], error) for index, error in sorted(wired.runner.errors.items()))
+    try:
+        with (
+            cancelling(wired.runner.cancel) as received,
+            nullcontext() if executor.by_value else _joined_here(install_provider=install_provider),
+            _collector_spared(),
+        ):
+            _drive(order, wired, settings, tracer_provider)
+    finally:
+        executor.stop(0.0)  # stopped already, unless something was raised
+    failures = tuple((plan.steps[index], error, "" if config.show_output else wired.runner.last_words[index]) for index, error in wired.runner.errors.items())
     return Result(wired.aggregator.record, failures, received.number)
 
 
 def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: object) -> None:
     """Run to the end; then close what is open, write the whole record and give the exporter its time."""
     config, runner, aggregator, store = order.config, wired.runner, wired.aggregator, wired.store
-    store.publish_latest()
+    problem: BaseException | None = None
     exporter = _start_exporter(config, store.folder, sampled=settings.sampled and tracer_provider is None)
     spool_folder = os.path.join(store.folder, "spans")
     forward = _forwarder(spool_folder, tracer_provider)
     timing = _timing_log(spool_folder, os.path.join(store.folder, "run.log")) if config.timing or config.debug else None
-    problem: BaseException | None = None
     try:
+        store.publish_latest()
         outcome = runner.run()
     except BaseException as error:  # ours, or the machine's: what is known of the run is kept before it is raised
         problem = error
@@ -233,19 +238,26 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     spans.close_run(order.experiment.name, runner.parts.clock.now_ns(), outcome)
     wired.recorder.finish(spans.take())
     wired.spool.close()
-    for code, count in wired.recorder.warnings.items():
-        aggregator.warn("telemetry", code, count)
-    if wired.spool.error is not None:
-        aggregator.warn("spool", f"spans could not be written to the spool: {wired.spool.error}", max(1, wired.spool.lost))
+    for code, message, count in wired.recorder.take_warnings():
+        aggregator.warn(code, message, count)
     for follower in (forward, timing):
         if follower is not None:
             follower.finish()
-    wired.keeper.end()
-    if exporter is not None:
-        wired.keeper.end(exported(exporter.finish(), aggregator))
-    if config.console and settings.sampled:
-        _print_spans(store.folder)
-    store.close()
+    try:
+        wired.keeper.end()
+    except RecordError as error:
+        problem = problem or error
+    finally:
+        if exporter is not None:
+            summary = exporter.finish()
+    try:
+        if exporter is not None:
+            wired.keeper.end(exported(summary, aggregator))
+        if config.console and settings.sampled:
+            _print_spans(store.folder)
+        store.close()
+    except RecordError as error:
+        problem = problem or error
     if problem is not None:
         raise problem
 

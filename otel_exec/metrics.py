@@ -217,7 +217,7 @@ class MetricsCollector:
             levels_completed=sum(all(step.outcome is not None for step in self._of_level.get(level.level, ())) for level in record.levels),
             worker_metrics=[self._worker(worker) for worker in record.workers],
             level_metrics=[self._level(level) for level in record.levels],
-            attempts=sum(len(step.attempts) for step in ours),
+            attempts=sum(1 for step in ours for attempt in step.attempts if attempt.claimed_ns is not None or attempt.outcome is not None),
             items_total=sum(each.count for each in items),
             items_completed=sum(each.completed for each in items),
             items_failed=sum(each.failed for each in items),

@@ -102,6 +102,10 @@ ERROR_LEASE_LOST: Final = "lease_lost"
 ERROR_INTERRUPTED: Final = "interrupted"
 ERROR_VERIFY: Final = "verify_failed"
 ERROR_DISK: Final = "storage"
+ERROR_PREVIOUSLY: Final = "failed_previously"
+ERROR_WORDS: Final = frozenset(
+    {ERROR_TIMEOUT, ERROR_CANCELLED, ERROR_WORKER_DIED, ERROR_LEASE_LOST, ERROR_INTERRUPTED, ERROR_VERIFY, ERROR_DISK, ERROR_PREVIOUSLY}
+)
 
 
 @dataclass(frozen=True, slots=True)

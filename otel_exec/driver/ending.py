@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from otel_exec.semconv import Outcome
+from otel_exec.report.text_safety import printable
+from otel_exec.semconv import ERROR_WORDS, Outcome
 
 if TYPE_CHECKING:
     from otel_exec.execute.envelope import ErrorInfo
@@ -23,11 +24,16 @@ __all__ = ["Result", "first_cause", "headline", "print_failures"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to: its record, the failed steps' errors in the order in which they settled, and the signal that ended it, if one did."""
+    """What a run came to: its record, the failed steps' errors with what they had printed last, in the order in which they settled, and the signal that ended it, if one did."""
 
     record: RunRecord
-    failures: tuple[tuple[Step, ErrorInfo], ...]
+    failures: tuple[tuple[Step, ErrorInfo, str], ...]
     signal: int | None
+
+
+def _say(text: str) -> None:
+    """Print what the user's code said, on stderr: line by line, without what a terminal obeys."""
+    print("\n".join(printable(line) for line in text.rstrip("\n").split("\n")), file=sys.stderr)
 
 
 def headline(result: Result) -> str:
@@ -39,6 +45,8 @@ def headline(result: Result) -> str:
     gate = next((gate for gate in record.gates if gate.outcome != Outcome.SUCCESS), None)
     if gate is not None and not count:
         return f"gate {gate.name} after level {gate.level} failed"
+    if record.outcome == Outcome.CANCELLATION and result.failures:
+        return f"{result.failures[0][0].name} cancelled itself, and what depends on it was not run"
     return f"{count} step(s) failed"
 
 
@@ -46,7 +54,7 @@ def first_cause(result: Result) -> BaseException | None:
     """Return the first failure's own exception, as itself, with a note on where it came from."""
     if not result.failures:
         return None
-    step, error = result.failures[0]
+    step, error, _ = result.failures[0]
     cause: BaseException | None = None
     if error.pickled is not None:
         try:
@@ -69,15 +77,18 @@ def print_failures(result: Result) -> int:
     record = result.record
     if record.outcome == Outcome.SUCCESS:
         return 0
-    for step, error in result.failures:
-        print(f"\n{step.name} ({step.where}) failed: {error.type}: {error.message}", file=sys.stderr)
+    for step, error, last_words in result.failures:
+        said = error.message if error.type in ERROR_WORDS else f"{error.type}: {error.message}"
+        _say(f"\n{step.name} ({step.where}) failed: {said}")
         if error.traceback:
-            print(error.traceback.rstrip("\n"), file=sys.stderr)
+            _say(error.traceback)
+        if last_words.strip():
+            _say(f"what it printed last (the whole is in {step.output_path}/.executor_log):\n{last_words}")
     if result.signal is not None:
         print(f"\ncancelled by {signal.Signals(result.signal).name}", file=sys.stderr)
         return 128 + result.signal
     for gate in record.gates:
         if gate.outcome != Outcome.SUCCESS and gate.output:
-            print(f"\ngate {gate.name} printed:\n{gate.output.rstrip()}", file=sys.stderr)
+            _say(f"\ngate {gate.name} printed:\n{gate.output}")
     print(f"\n{headline(result)}", file=sys.stderr)
     return 1

@@ -15,7 +15,7 @@ from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
 from otel_exec.report.short_summary import short_summary
 from otel_exec.report.terminal import look_of
-from otel_exec.semconv import Kind, Outcome
+from otel_exec.semconv import ERROR_WORDS, Kind, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,13 @@ _WHAT = {
 _NOT_OURS = frozenset({"not_needed", "not_selected"})
 
 
+def _said(error: ErrorInfo | None) -> str:
+    """Return an error in one line; the exception's type goes before its message, words of ours don't."""
+    if error is None:
+        return ""
+    return error.message if error.type in ERROR_WORDS else f"{error.type}: {error.message}"
+
+
 class LiveListener:
     """Shows nothing, but counts, so that an ETA can be told; the base of what shows (`schedule.listener.Listener`).
 
@@ -54,7 +61,11 @@ class LiveListener:
     def __init__(self, plan: Plan, decisions: Sequence[Decision], workers: int) -> None:
         self._plan = plan
         self._workers = workers
-        counted = [step for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]
+        counted = [
+            step
+            for step, decision in zip(plan.steps, decisions, strict=True)
+            if not step.group and (decision.action != "skip" or decision.cause not in _NOT_OURS)
+        ]
         self.total = len(counted)
         self._counted = {step.index for step in counted}
         self.done = self.failed = self.cached = self.settled_count = 0
@@ -63,6 +74,7 @@ class LiveListener:
             if step.level is not None:
                 self.levels.setdefault(step.level, [0, 0, 0, 0])[3] += 1
         self._running: dict[int, Running] = {}
+        self._begun: set[int] = set()
         self._pending: dict[str, int] = {}
         for step in counted:
             self._pending[step.template] = self._pending.get(step.template, 0) + 1
@@ -71,10 +83,11 @@ class LiveListener:
 
     def claimed(self, step: Step, running: Running) -> None:
         """A worker took an attempt."""
-        if step.index not in self._running:
+        if step.index not in self._begun:
+            self._begun.add(step.index)
             self._pending[step.template] -= 1
-            if step.level is not None:
-                self.levels[step.level][2] += 1
+        if step.index not in self._running and step.level is not None:
+            self.levels[step.level][2] += 1
         self._running[step.index] = running
 
     def settled(self, step: Step, outcome: str, cause: str, duration_ns: int | None, error: ErrorInfo | None) -> None:  # noqa: ARG002  the protocol's
@@ -82,9 +95,8 @@ class LiveListener:
         if step.index not in self._counted:
             return
         level = self.levels[step.level] if step.level is not None else [0, 0, 0, 0]
-        if self._running.pop(step.index, None) is not None:
-            level[2] -= 1
-        else:
+        self._rests(step)
+        if step.index not in self._begun:
             self._pending[step.template] -= 1
         self.settled_count += 1
         if outcome == Outcome.SUCCESS:
@@ -95,11 +107,19 @@ class LiveListener:
                 count, total = self._sums.get(step.template, (0, 0))
                 self._sums[step.template] = (count + 1, total + duration_ns)
         else:
-            self.failed += outcome in {Outcome.FAILURE, Outcome.ERROR, Outcome.TIMEOUT}
-            level[1] += 1
+            failed = outcome in {Outcome.FAILURE, Outcome.ERROR, Outcome.TIMEOUT}
+            self.failed += failed
+            level[1] += failed
+            level[3] -= not failed  # skipped or cancelled: the level waits for it no longer
 
-    def retry(self, step: Step, attempt: int, delay_ns: int, error: ErrorInfo | None) -> None:
+    def retry(self, step: Step, attempt: int, delay_ns: int, error: ErrorInfo | None) -> None:  # noqa: ARG002  the protocol's
         """An attempt failed; the next one starts after a back-off."""
+        self._rests(step)
+
+    def _rests(self, step: Step) -> None:
+        """No worker has the step (any more)."""
+        if self._running.pop(step.index, None) is not None and step.level is not None:
+            self.levels[step.level][2] -= 1
 
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
@@ -156,12 +176,13 @@ class TerminalListener(LiveListener):
         what = "cached" if cause == "cached" else _WHAT[Outcome(outcome)]
         if self._terminal and what in {"finished", "cached", "skipped", "cancelled"}:
             return
-        detail = f"{error.type}: {error.message}" if error is not None else cause.replace("_", " ") if what == "skipped" else ""
+        detail = _said(error) if error is not None else cause.replace("_", " ") if what == "skipped" else ""
         self._event(StepEvent(what, step.name, self.settled_count, self.total, duration_ns=duration_ns, detail=detail))
 
     def retry(self, step: Step, attempt: int, delay_ns: int, error: ErrorInfo | None) -> None:
         """An attempt failed; the next one starts after a back-off."""
-        detail = f"{error.type}: {error.message}" if error is not None else ""
+        super().retry(step, attempt, delay_ns, error)
+        detail = _said(error)
         self._event(StepEvent("retrying", step.name, self.settled_count, self.total, duration_ns=delay_ns, attempt=attempt + 1, detail=detail))
 
     def waiting(self, step: Step, holder: str) -> None:

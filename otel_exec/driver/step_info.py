@@ -51,6 +51,7 @@ def earlier_from(events: list[StatusEvent], info: Mapping[str, object], *, held_
         trace_id=last.trace_id or _text(info.get("trace_id")),
         step_span_id=last.span_id or _text(info.get("span_id")),
         times=times,
+        message=last.message or "",
     )
 
 

@@ -27,18 +27,16 @@ from otel_exec.spans.span_record import SpanLimits
 from otel_exec.spans.spool import SpoolWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from otel_exec.clock import AnchoredClock
     from otel_exec.config import Config
     from otel_exec.driver.live import LiveListener
     from otel_exec.execute.base import Executor
     from otel_exec.plan.graph import Plan
+    from otel_exec.schedule.gates import Gate
     from otel_exec.schedule.select import Selection
     from otel_exec.schedule.state import RunState
     from otel_exec.spans.ids import IdGenerator
 
-    Gate = Sequence[str] | str | Callable[[int], object]
 
 __all__ = ["Order", "Wired", "settle_in", "wire"]
 

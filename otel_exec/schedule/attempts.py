@@ -33,9 +33,24 @@ if TYPE_CHECKING:
     from otel_exec.schedule.status_writer import StatusWriter
     from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["Attempts", "Kept", "Running"]
+__all__ = ["Attempts", "Kept", "Running", "error_data"]
 
 _NS = 1_000_000_000
+
+
+_WHY_CANCELLED = {
+    "timeout": "the run's timeout passed",
+    "fail_fast": "another step failed (--fail-fast)",
+    "interrupt": "the run was interrupted",
+    "terminate": "the run was told to end",
+}
+
+
+def error_data(error: ErrorInfo | None, log: str | None = None) -> dict[str, str | None] | None:
+    """Return an error as the journal keeps it."""
+    if error is None:
+        return None
+    return {"type": error.type, "message": error.message, "where": error.where, "traceback": error.traceback or None, "log": log}
 
 
 @dataclass(slots=True)
@@ -57,7 +72,7 @@ class Kept:
     """What is remembered of a step between its attempts.
 
     `locked`: this run holds its lock, since `locked_ns`. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt, `attempt`, did, until the next one is ready.
-    `made_by`: of a step that was found cached, the run that made its output.
+    `made_by`: of a step that was found cached, the run that made its output. `last_words`: the tail of what the last attempt printed, where it failed.
     """
 
     locked: bool = False
@@ -69,6 +84,7 @@ class Kept:
     made_by: Earlier | None = None
     task_times: tuple[int, int] | None = None
     said_waiting: bool = False
+    last_words: str = ""
 
 
 @dataclass(slots=True)
@@ -113,7 +129,7 @@ class Attempts:
                 level=step.level,
                 attempt=instruction.attempt,
                 last_attempt=instruction.last_attempt,
-                locked=instruction.locked,
+                locked=kept.locked,
                 parent_span_id=spans.step_span_ids[index],
                 span_id=span_id,
                 created_ns=instruction.created_ns,
@@ -196,6 +212,8 @@ class Attempts:
         kept = self.kept[index]
         for code, message in report.warnings:
             self.aggregator.warn(code, message)
+        for code, message, count in report.telemetry:
+            self.aggregator.warn(code, message, count)
         if report.found:
             del self.running[key]
             if report.found == "cached":
@@ -212,7 +230,11 @@ class Attempts:
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
         # The worker wrote the last event and let the lock go, unless another attempt may follow.
         kept.locked = not (report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)
-        ended = self._ended(running, report.outcome, report.error, report.settled_ns, log=report.log_path)
+        kept.last_words = report.log_tail
+        error = report.error
+        if running.interrupted and report.outcome == Outcome.CANCELLATION:
+            error = ErrorInfo(ERROR_CANCELLED, self._why_cancelled(), where=error.where if error is not None else None)
+        ended = self._ended(running, report.outcome, error, report.settled_ns, log=report.log_path)
         return (*claimed, ended)
 
     def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
@@ -240,9 +262,7 @@ class Attempts:
         kept.previous_span_id = running.span_id
         kept.attempt = running.attempt
         kept.ended_ns = at_ns if outcome != Outcome.SUCCESS else None
-        data: dict[str, str | None] | None = None
-        if error is not None:
-            data = {"type": error.type, "message": error.message, "where": error.where, "traceback": error.traceback or None, "log": log}
+        data = error_data(error, log)
         self.write(JournalLine(at_ns, "ended", node=step.node_id, attempt=running.attempt, worker=running.worker_id or None, outcome=outcome, error=data))
         return AttemptEnded(at_ns, step.index, running.attempt, outcome, blameless, lock_lost)
 
@@ -256,6 +276,7 @@ class Attempts:
             running = self.running.pop(key, None)
             if running is not None:
                 running.worker_id = running.worker_id or notice.worker_id
+                self.kept[running.step.index].last_words = notice.log_tail
                 events.append(
                     self._lose(
                         running,
@@ -309,23 +330,27 @@ class Attempts:
 
     def end_all(self) -> Sequence[Event]:
         """End everything that still runs: the grace has passed."""
-        message = "the run's timeout passed" if self.cancelling == "timeout" else "the run was cancelled"
+        message = self._why_cancelled()
         events: list[Event] = []
         for running in list(self.running.values()):
             events += self._end(running, Outcome.CANCELLATION, ERROR_CANCELLED, message)
         return events
+
+    def _why_cancelled(self) -> str:
+        return _WHY_CANCELLED.get(self.cancelling or "", "the run was cancelled")
 
     def _end(self, running: Running, outcome: str, error_type: str, message: str) -> Sequence[Event]:
         """End a running attempt by force, and settle it."""
         step = running.step
         key = (step.node_id, running.attempt)
         opened = self.executor.open_spans(*key)
+        now_ns = self.clock.now_ns()  # before its worker ends: a task lies within its worker
         self.executor.kill(*key)
         del self.running[key]
         if not self.executor.can_kill and running.claimed_ns is not None:
             self.abandoned[key] = step
             self.aggregator.warn("abandoned", f"{step.name}: the {self.executor.kind} executor can't end an attempt; it was abandoned and may still be running")
-        return (self._lose(running, opened, self.clock.now_ns(), outcome, error_type, message),)
+        return (self._lose(running, opened, now_ns, outcome, error_type, message),)
 
     def _lose(
         self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error_type: str, message: str, *, blameless: bool = False
@@ -337,6 +362,7 @@ class Attempts:
         self.flush()
         if running.claimed_ns is not None:
             found = self._what_is_left(running, opened, running.claimed_ns, at_ns, outcome, error_type, message)
+            at_ns = max(at_ns, *(span.end_ns for span in found))
             self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
             fold_task_spans(self.aggregator, found)
             kept.task_times = next((span.start_ns, span.end_ns) for span in found if span.span_id == running.span_id)
@@ -352,6 +378,7 @@ class Attempts:
         step = running.step
         node_id, number = step.node_id, running.attempt
         found = [span for span in read_spool(self.spool_folder) if span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == number]
+        at_ns = max([at_ns, *(span.end_ns for span in found)])
         known = {span.span_id for span in found}
         task_ns = next((span.end_ns for span in found if span.span_id == running.span_id), None)
         last_ns = max((span.end_ns for span in found if span.kind in {Kind.TASK, Kind.VERIFY}), default=0)

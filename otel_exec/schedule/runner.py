@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
 from otel_exec.execute.base import Beat, Output, WorkerDied, WorkerStopped
+from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.record import locks
 from otel_exec.record.run_store import JournalLine
-from otel_exec.schedule.attempts import Attempts, Kept
+from otel_exec.schedule.attempts import Attempts, Kept, error_data
 from otel_exec.schedule.events import CancelRequested, Event, GatesEnded, RunBegan, TimerFired
 from otel_exec.schedule.gates import GateRound
 from otel_exec.schedule.instructions import (
@@ -34,7 +35,7 @@ from otel_exec.schedule.instructions import (
 )
 from otel_exec.schedule.select import Earlier
 from otel_exec.schedule.status_writer import StatusWriter
-from otel_exec.semconv import ERROR_CANCELLED, STATUS_OF_OUTCOME, Outcome, StatusWord
+from otel_exec.semconv import ERROR_CANCELLED, ERROR_PREVIOUSLY, STATUS_OF_OUTCOME, Outcome, StatusWord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
     from otel_exec.execute.base import Executor, Notice, OpenSpan, RunSettings
-    from otel_exec.execute.envelope import ErrorInfo
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.record.run_store import RunStore
     from otel_exec.schedule.driver_spans import DriverSpans
+    from otel_exec.schedule.gates import Gate
     from otel_exec.schedule.listener import Listener
     from otel_exec.schedule.select import Decision, Lookup
     from otel_exec.schedule.state import RunState
@@ -77,7 +78,7 @@ class RunnerParts:
     look_up: Lookup
     packed: dict[int, object]
     keep: Callable[[Runner], None]
-    gates: Sequence[Sequence[str] | str | Callable[[int], object]] = ()
+    gates: Sequence[Gate] = ()
     grace_s: float = 10.0
     timeout_s: float | None = None
 
@@ -85,7 +86,8 @@ class RunnerParts:
 class Runner:
     """Runs one plan to its end.
 
-    `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index.
+    `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index, in the order in which
+    they settled, `last_words` the tail of what it had printed.
     """
 
     def __init__(self, parts: RunnerParts) -> None:
@@ -93,6 +95,7 @@ class Runner:
         self.plan = parts.plan
         self.beats: dict[str, tuple[OpenSpan, ...]] = {}
         self.errors: dict[int, ErrorInfo] = {}
+        self.last_words: dict[int, str] = {}
         self.status = StatusWriter(parts.settings, parts.clock, parts.aggregator)
         self.attempts = Attempts(
             plan=parts.plan,
@@ -138,7 +141,7 @@ class Runner:
             for notice in notices:
                 self._take(notice)
             if self._at_once and self._ended is None:
-                self._tell(self.attempts.end_all())
+                self._end_all()
             self._fire()
             if self._gate_round is not None and self._gate_round.ended:
                 self._gates_ended(self._gate_round)
@@ -149,7 +152,7 @@ class Runner:
 
     def cancel(self, reason: str) -> None:
         """Ask the run to end (`interrupt`, `terminate` or `timeout`); safe in a signal handler. A second call ends what runs at once."""
-        if self._cancel_asked is None:
+        if self._cancel_asked is None and self.attempts.cancelling is None:
             self._cancel_asked = reason
         else:
             self._at_once = True
@@ -191,6 +194,12 @@ class Runner:
                 self._gate_round.stop()
             self._tell([CancelRequested(now_ns, self._cancel_asked)])
 
+    def _end_all(self) -> None:
+        """End at once what still runs: attempts and gates."""
+        if self._gate_round is not None:
+            self._gate_round.stop(kill=True)
+        self._tell(self.attempts.end_all())
+
     def _gates_ended(self, gate_round: GateRound) -> None:
         self._gate_round = None
         for result in gate_round.results:
@@ -223,7 +232,7 @@ class Runner:
             elif why == "attempt":
                 self._tell(self.attempts.time_out(index, attempt))
             elif why == "grace":
-                self._tell(self.attempts.end_all())
+                self._end_all()
             elif why == "locks":
                 self._timer(now_ns + int(locks.HEARTBEAT_S * _NS), "locks")
                 self._tell(self.attempts.heartbeat())
@@ -279,14 +288,18 @@ class Runner:
             spans.backoff(index, kept.attempt, kept.ended_ns, at_ns)
         spans.queue_ended(index, instruction.attempts + 1, at_ns)
         error = kept.error if outcome != Outcome.SUCCESS else None
+        if cause == "failed_previously":
+            earlier = self.parts.decisions[index].earlier or Earlier()
+            error = ErrorInfo(ERROR_PREVIOUSLY, earlier.message or "its earlier failure left no message")
         message = error.message if error is not None else ""
         if cause == "upstream_failed" and instruction.by is not None:
             message = f"{self.plan.steps[instruction.by].name} failed"
-        if outcome in _FAILED:
-            if error is not None:
-                self.errors[index] = error
-            if step.level is not None:
-                self._failed_levels.add(step.level)
+        by_itself = outcome == Outcome.CANCELLATION and not cause and self.attempts.cancelling is None
+        if error is not None and (outcome in _FAILED or by_itself):
+            self.errors[index] = error
+            self.last_words[index] = kept.last_words
+        if outcome in _FAILED and step.level is not None:
+            self._failed_levels.add(step.level)
         self._last_event(step, kept, instruction, message)
         error_type = error.type if error is not None else ERROR_CANCELLED if outcome == Outcome.CANCELLATION else None
         made_by = (kept.made_by or self.parts.decisions[index].earlier or Earlier()) if cause == "cached" else None
@@ -294,7 +307,17 @@ class Runner:
         data = None
         if kept.made_by is not None:  # what was known before the run stands in the record of its start
             data = {**kept.made_by.times, "exec_id": kept.made_by.exec_id, "trace_id": kept.made_by.trace_id, "span_id": kept.made_by.step_span_id}
-        self._write(JournalLine(at_ns, "settled", node=step.node_id, outcome=outcome, cause=cause or None, data=data))
+        self._write(
+            JournalLine(
+                at_ns,
+                "settled",
+                node=step.node_id,
+                outcome=outcome,
+                cause=cause or None,
+                data=data,
+                error=error_data(error) if cause == "failed_previously" else None,
+            )
+        )
         attempts = self.parts.aggregator.steps[step.node_id].attempts
         self.parts.listener.settled(step, outcome, cause, attempts[-1].execution_ns if attempts else None, error)
 

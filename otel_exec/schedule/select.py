@@ -34,7 +34,8 @@ _NAMES_LISTED: Final = 20
 class Earlier:
     """What an earlier run left of a step. `status` is the last event's word, "" where there is none; `held_by` names a live lock's holder.
 
-    `version` is that of `.executor_info` there, `None` where unknown. The times are those of `cached_from` (requirement H), `None` where unknown.
+    `version` is that of `.executor_info` there, `None` where unknown. The times are those of `cached_from`, `None` where unknown.
+    `message` is the last event's: the error of a step that failed.
     """
 
     status: str = ""
@@ -44,6 +45,7 @@ class Earlier:
     trace_id: str | None = None
     step_span_id: str | None = None
     times: dict[str, object] = field(default_factory=dict)
+    message: str = ""
 
 
 class Lookup(Protocol):
@@ -125,6 +127,11 @@ def select(
                 needed[upstream] = True
     if mistakes:
         raise PlanError(mistakes[::-1])
+    for index in sorted(forced):
+        stale = [step.name for step in plan.steps if index in step.depends_on and getattr(decisions[step.index], "action", "") == "cached"]
+        if stale:
+            message = f"{plan.steps[index].name} is run again, but {', '.join(stale)}, which depends on it, is taken as it was: force it too if it is to follow"
+            warnings.append(PlanWarning("cached_below_forced", message))
     decided = [decision for decision in decisions if decision is not None]
     return Selection(_below_failed(plan, decided), tuple(warnings[::-1]))
 
