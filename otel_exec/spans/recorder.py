@@ -1,7 +1,7 @@
 """The recorder: makes spans for one run in one process and hands the finished ones to the spool, then to a sink.
 
 What comes in: names, times and attributes. What goes out: `SpanRecord`s. Never depends on sampling or on the SDK; every method is guarded:
-the first error is logged, the rest are counted in `warnings`. Imports no OpenTelemetry.
+the first error is logged, all are counted in `warnings` until they are taken home. Imports no OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME
+from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME, SCOPE_NAME
 from otel_exec.spans import sanitise
 from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.span_record import SpanLimits, SpanRecord
@@ -27,6 +27,7 @@ __all__ = ["TELEMETRY_FAILED", "IdGenerator", "Recorder"]
 # Codes of `Recorder.warnings`.
 TELEMETRY_FAILED = "telemetry_failed"
 SPANS_LOST = "spans_lost"
+_SAID = {TELEMETRY_FAILED: "spans could not be made or handed on", SPANS_LOST: "finished spans could not be written to the spool"}
 
 REMOTE_PARENT = 0x200
 _STATUS_ERROR = 2
@@ -88,6 +89,7 @@ class Recorder:
         self.ids = ids if ids is not None else IdGenerator()
         self.limits = limits
         self.warnings = {}
+        self._reasons: dict[str, str] = {}
         self.flags = 1 if sampled else 0
         self._sink = sink
 
@@ -151,7 +153,7 @@ class Recorder:
             sanitise.text(message, sanitise.MAX_NAME) if status and message else "",
             span_kind,
             (),
-            "otel_exec",
+            SCOPE_NAME,
             self.flags | REMOTE_PARENT if remote else self.flags,
             self.trace_state,
         )
@@ -173,9 +175,16 @@ class Recorder:
     def warn(self, code: str, error: BaseException | None = None, count: int = 1) -> None:
         """Count a failure of telemetry; the first of its code is logged. Never raises."""
         try:
-            seen = self.warnings.get(code, 0)
-            self.warnings[code] = seen + count
-            if not seen:
+            self.warnings[code] = self.warnings.get(code, 0) + count
+            if code not in self._reasons:
+                self._reasons[code] = f"{_SAID.get(code, code)}: {error if error is not None else 'unknown'}"
                 _log.warning("telemetry went wrong (%s), the run goes on: %s", code, error if error is not None else "unknown", exc_info=error)
         except Exception:
             return
+
+    def take_warnings(self) -> list[tuple[str, str, int]]:
+        """Return what was counted since the last call: (code, one sentence with the first one's reason, how many). From any thread."""
+        if not self.warnings:
+            return []
+        counted, self.warnings = self.warnings, {}
+        return [(code, self._reasons.get(code, code), count) for code, count in counted.items()]

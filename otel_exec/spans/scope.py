@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, TraceState, get_current_span, set_span_in_context
 
-from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME, EXEC_PHASE, NODE_ID, NODE_NAME, Kind
+from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_KIND, EXEC_OUTCOME, EXEC_PHASE, NODE_ID, NODE_NAME, SCOPE_NAME, Kind
 from otel_exec.spans import sanitise
 from otel_exec.spans.failure import outcome_of
 from otel_exec.spans.recorder import TELEMETRY_FAILED
@@ -162,9 +162,11 @@ class OpenPhase(Frame, PhaseHandle):
             attributes = scope.base.copy()
         elif limits.value_length is None and len(metadata) <= limits.attributes and sanitise.is_clean(plain := cast("dict[str, AttributeValue]", metadata)):
             attributes = {**plain, **scope.base}
+            attributes.pop(EXEC_KIND, None)
         else:
             attributes = sanitise.attributes(metadata, value_limit=limits.value_length, count_limit=limits.attributes)
             attributes.update(scope.base)
+            attributes.pop(EXEC_KIND, None)
         attributes[EXEC_PHASE] = self.name
         if self.node_id is not None:
             attributes[NODE_ID] = attributes[NODE_NAME] = self.node_id
@@ -186,7 +188,7 @@ class OpenPhase(Frame, PhaseHandle):
             message,
             1,
             tuple(self._events),
-            "otel_exec",
+            SCOPE_NAME,
             recorder.flags,
             recorder.trace_state,
         )

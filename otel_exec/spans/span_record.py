@@ -1,7 +1,7 @@
-"""A finished span as a plain value, and its line in the spool.
+"""A finished span as a plain value.
 
-What comes in: names, ids, integer nanoseconds, sanitised attributes. What goes out: `SpanRecord`, which crosses processes, and OTLP/JSON
-lines (one `ExportTraceServiceRequest` a line, as the OpenTelemetry file exporter writes it). Imports no OpenTelemetry.
+What comes in: names, ids, integer nanoseconds, sanitised attributes. What goes out: `SpanRecord`, which crosses processes and which `line_codec`
+writes into the spool. Imports no OpenTelemetry.
 
 Units: `start_ns` and `end_ns` are nanoseconds since the Unix epoch. Ids are lower-case hex (32 and 16 digits), "" where there is none.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+
+from otel_exec.semconv import SCOPE_NAME
 
 __all__ = ["AttributeValue", "SpanLimits", "SpanLink", "SpanRecord"]
 
@@ -61,7 +63,7 @@ class SpanRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status_message: str = ""
     span_kind: int = 1
     events: tuple[tuple[int, str, dict[str, AttributeValue]], ...] = ()
-    scope: str = "otel_exec"
+    scope: str = SCOPE_NAME
     flags: int = 1
     trace_state: str = ""
 

@@ -10,12 +10,15 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from otel_exec.spans.otlp_json import merge
 from otel_exec.spans.spool import decode_line
+from otel_exec.spans.spool_follower import SpoolFollower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_exec.spans.span_record import SpanRecord
+    from otel_exec.spans.spool_follower import Line
 
 __all__ = ["SpoolTail"]
 
@@ -24,18 +27,24 @@ _log = logging.getLogger(__name__)
 
 
 class SpoolTail:
-    """Gives the spans of a run's spool to `take`, from its thread and, at the end, from the caller's of `finish`.
+    """Gives the spans of a run's spool to `take`, from its thread and, at the end, from the caller's of `finish`. Never raises.
 
     Args:
         folder: the run's `spans` folder.
-        take: called with one span at a time; what it raises is logged once.
+        take: called with one span at a time, from one thread at a time; where it raises, that span is counted in `failed` and the next one follows.
+
+    `skipped` counts the lines that were no spans, `failed` the spans that `take` raised for. The first failure is logged at once, how many there were at the end.
     """
 
+    skipped: int
+    failed: int
+
     def __init__(self, folder: str, take: Callable[[SpanRecord], None]) -> None:
-        self._folder = folder
+        self.skipped = 0
+        self.failed = 0
         self._take = take
         self._positions: dict[str, int] = {}
-        self._said = False
+        self._follower = SpoolFollower(os.path.dirname(os.path.abspath(folder)), lambda file: self._positions.get(file, 0))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="otel_exec spool tail", daemon=True)
         self._thread.start()
@@ -45,26 +54,40 @@ class SpoolTail:
         self._stop.set()
         self._thread.join()
         self._look()
+        if self.skipped or self.failed > 1:
+            _log.warning("of the spool, %d lines were no spans, and %d spans could not be taken", self.skipped, self.failed)
 
     def _follow(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
             self._look()
 
     def _look(self) -> None:
-        try:
-            for name in sorted(name for name in os.listdir(self._folder) if name.endswith(".jsonl")):
-                for line in self._new_lines(name):
-                    for span in decode_line(line):
-                        self._take(span)
-        except Exception as error:  # telemetry never changes an outcome
-            if not self._said:
-                self._said = True
-                _log.warning("the spool could not be followed: %s", error)
+        more = True
+        while more:
+            try:
+                batch = self._follower.batch()
+            except Exception as error:  # the spool's folder may be on anything
+                _log.warning("the spool could not be read: %s", error)
+                return
+            for line in batch.lines:
+                self._give(line)
+                self._positions[line.file] = line.end
+            for tail in batch.tails:
+                self.skipped += tail.skipped
+                self._positions[tail.file] = tail.end
+            more = batch.full
 
-    def _new_lines(self, name: str) -> list[bytes]:
-        with open(os.path.join(self._folder, name), "rb") as file:
-            file.seek(self._positions.get(name, 0))
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._positions[name] = self._positions.get(name, 0) + len(whole)
-        return whole.splitlines()
+    def _give(self, line: Line) -> None:
+        self.skipped += line.skipped
+        try:
+            spans = decode_line(merge([line.content]))
+        except ValueError:
+            self.skipped += 1
+            return
+        for span in spans:
+            try:
+                self._take(span)
+            except Exception as error:  # telemetry never changes an outcome
+                self.failed += 1
+                if self.failed == 1:
+                    _log.warning("a span of the spool could not be taken: %s", error, exc_info=error)

@@ -84,6 +84,18 @@ def test_lost_spans_are_counted_as_a_warning(tmp_path):
     assert recorder.warnings == {"spans_lost": 2}
 
 
+def test_warnings_are_taken_once_each_with_the_first_reason(tmp_path, caplog):
+    """What is taken home is counted anew; the sentence keeps the first one's reason, and the log has it once."""
+    recorder = make_recorder()
+    for number in range(3):
+        recorder.warn("telemetry_failed", ValueError(f"reason {number}"), 2)
+    assert recorder.take_warnings() == [("telemetry_failed", "spans could not be made or handed on: reason 0", 6)]
+    assert recorder.take_warnings() == []
+    recorder.warn("telemetry_failed", ValueError("another"))
+    assert recorder.take_warnings() == [("telemetry_failed", "spans could not be made or handed on: reason 0", 1)]
+    assert len(caplog.records) == 1
+
+
 def test_ids_do_not_hang_on_the_users_seed():
     """`random.seed(0)` in a step makes no id repeat."""
     ids = IdGenerator()
