@@ -217,7 +217,7 @@ class MetricsCollector:
             levels_completed=sum(all(step.outcome is not None for step in self._of_level.get(level.level, ())) for level in record.levels),
             worker_metrics=[self._worker(worker) for worker in record.workers],
             level_metrics=[self._level(level) for level in record.levels],
-            attempts=sum(1 for step in ours for attempt in step.attempts if attempt.claimed_ns is not None or attempt.outcome is not None),
+            attempts=sum(_tried(attempt) for step in ours for attempt in step.attempts),
             items_total=sum(each.count for each in items),
             items_completed=sum(each.completed for each in items),
             items_failed=sum(each.failed for each in items),
@@ -285,6 +285,11 @@ class MetricsCollector:
         if self._record.outcome != "running":
             return None
         return _ms(_between(_began_ns(self._record), self._now_ns))
+
+
+def _tried(attempt: AttemptRecord) -> bool:
+    """Whether a worker took it: what was handed over and taken back is no try."""
+    return attempt.claimed_ns is not None or attempt.start_ns is not None or attempt.outcome is not None
 
 
 def _counts(step: StepRecord) -> bool:
