@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
-from otel_exec.aggregate.task_fold import fold_spans
+from otel_exec.aggregate.task_fold import fold_task
 from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, Kind, Outcome
 
 if TYPE_CHECKING:
@@ -17,7 +17,48 @@ if TYPE_CHECKING:
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["fold_task_spans"]
+__all__ = ["fold_task_spans", "spans_of_attempt"]
+
+_PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
+
+
+def spans_of_attempt(
+    spans: Iterable[SpanRecord], task_span_id: str, node_id: str, attempt: int, *, open_parents: Mapping[str, str] | None = None
+) -> list[SpanRecord]:
+    """Return the spans of one attempt at a step: its load, task, verify and store spans, and all that lies under its task, items of fan-outs with it.
+
+    What lies under the task is known by descent, not by attributes: on an item's spans `exec.attempt` counts the tries at the item.
+
+    Args:
+        spans: of the run, in any order.
+        task_span_id: the attempt's task span, which need not have ended.
+        node_id: the step's.
+        attempt: the step's.
+        open_parents: of spans that have not ended, by span id, the span above: what ended under them belongs to the attempt as well.
+    """
+    by_id = {span.span_id: span for span in spans}
+    parents = {**(open_parents or {}), **{span_id: span.parent_span_id for span_id, span in by_id.items()}}
+    within = {task_span_id: True}
+    found = []
+    for span_id, span in by_id.items():
+        part = span.kind in _PARTS and span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == attempt
+        if part or _descends(span_id, parents, within):
+            found.append(span)
+    return found
+
+
+def _descends(span_id: str, parents: Mapping[str, str], within: dict[str, bool]) -> bool:
+    """Return whether a span is one that `within` calls so, or lies under one; `within` remembers what was found."""
+    trail: list[str] = []
+    here = span_id
+    while here not in within:
+        within[here] = False  # until found otherwise: a spool that others can write to may hold circles
+        trail.append(here)
+        here = parents.get(here, "")
+    answer = within[here]
+    for passed in trail:
+        within[passed] = answer
+    return answer
 
 
 def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None:
@@ -31,7 +72,7 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
             home = _task_above(span, by_id, homes)
             if home:
                 of_task.setdefault(home, []).append(span)
-    folded: dict[tuple[str, int], dict[str, PhaseFold]] = {}
+    folded: dict[tuple[str, int], _Folded] = {}
     items: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
     helped: dict[tuple[str, int], dict[str, int]] = {}
     for task_id, task in tasks.items():
@@ -43,9 +84,7 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
         node_id, number = outer.attributes.get(NODE_ID), outer.attributes.get(EXEC_ATTEMPT)
         if not isinstance(node_id, str) or not isinstance(number, int) or outer.attributes.get(EXEC_TASK_ID) != node_id:
             continue
-        into = folded.setdefault((node_id, number), {})
-        for name, fold in fold_spans(task, of_task.get(task_id, ())).items():
-            into.setdefault(name, PhaseFold()).merge(fold)
+        folded.setdefault((node_id, number), _Folded()).add(task, of_task.get(task_id, ()))
         if task is not outer:
             # Tries at one item share its caller, function and number.
             item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
@@ -54,9 +93,39 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
             if isinstance(worker_id, str) and worker_id not in workers:
                 of_attempt = helped.setdefault((node_id, number), {})
                 of_attempt[worker_id] = of_attempt.get(worker_id, 0) + task.duration_ns
-    for (node_id, number), folds in folded.items():
+    for (node_id, number), sums in folded.items():
         own = items.get((node_id, number))
-        aggregator.fold(node_id, number, folds, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
+        aggregator.fold(
+            node_id,
+            number,
+            sums.phases,
+            items=_items(own.values(), helped.get((node_id, number), {})) if own else None,
+            nodes=sums.nodes,
+            tokens=sums.tokens,
+        )
+
+
+class _Folded:
+    """The phases of one attempt: its own, those of other nodes, and the tokens of its own; of its task and of its items together, as a report has them."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, PhaseFold] = {}
+        self.nodes: dict[str, dict[str, PhaseFold]] = {}
+        self.tokens: dict[str, int] = {}
+
+    def add(self, task: SpanRecord, spans: Iterable[SpanRecord]) -> None:
+        """Fold one task's spans into it."""
+        fold = fold_task(task, spans)
+        _merge(self.phases, fold.finish(task.end_ns))
+        for node_id, folds in fold.nodes.items():
+            _merge(self.nodes.setdefault(node_id, {}), folds)
+        for key, count in fold.tokens.items():
+            self.tokens[key] = self.tokens.get(key, 0) + count
+
+
+def _merge(into: dict[str, PhaseFold], folds: Mapping[str, PhaseFold]) -> None:
+    for name, fold in folds.items():
+        into.setdefault(name, PhaseFold()).merge(fold)
 
 
 def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> str:

@@ -247,31 +247,23 @@ class FanOut:
                 self._settle(envelope, report, value, error)
 
     def _run_here(self, envelope: ItemEnvelope) -> None:
-        report, value, error = run_item(self.door.context, envelope, self.fn, self.items[envelope.index], measure=False)
+        report, value, error = run_item(self.door.context, envelope, self.fn, self.items[envelope.index], measure=False, late_timeout=True)
         if report.outcome == Outcome.CANCELLATION and error is not None and self.door.context.guard.interrupted:
+            with self.changed:
+                self._count(envelope, report)
+                self._fold.cancelled += 1
             raise error
-        late = self.timeout_s is not None and error is None and report.end_ns - report.start_ns > self.timeout_s * 1e9
+        if report.outcome == Outcome.TIMEOUT and report.error is not None:
+            error = FanOutError(envelope.index, report.error.type, report.error.message)
         with self.changed:
-            if late:
-                message = f"its timeout of {self.timeout_s:g} s passed; it could not be ended before it returned by itself"
-                self._settle(envelope, report, None, FanOutError(envelope.index, semconv.ERROR_TIMEOUT, message), final=True)
-            else:
-                self._settle(envelope, report, value, error)
+            self._settle(envelope, report, value, error, final=report.outcome == Outcome.TIMEOUT)
 
     def _settle(self, envelope: ItemEnvelope, report: ItemReport, value: Any, error: BaseException | None, *, final: bool = False) -> None:
-        """Count one attempt; called with the lock."""
-        self._last_span[report.index] = envelope.span_id
-        self.door.add(report)
-        fold, busy_ns = self._fold, report.end_ns - report.start_ns
-        fold.attempts += 1
-        fold.busy_ns += busy_ns
-        if report.worker_id != self.door.context.worker_id:
-            fold.helped_ns[report.worker_id] = fold.helped_ns.get(report.worker_id, 0) + busy_ns
-        if report.output:
-            self.door.context.capture.feed(report.output)
+        """Take in one attempt; called with the lock."""
+        self._count(envelope, report)
+        fold = self._fold
         if error is None:
             fold.completed += 1
-            fold.samples.add(busy_ns)
             self._results[report.index] = value
             return
         if report.outcome != Outcome.CANCELLATION and report.attempt <= self._retries and not final and not self.cancelled:
@@ -285,6 +277,19 @@ class FanOut:
             fold.failed += 1
         if self._failure is None:
             self._failure = self._noted(report, error)
+
+    def _count(self, envelope: ItemEnvelope, report: ItemReport) -> None:
+        """Count one attempt, whatever it came to, as `aggregate.rebuild` counts its span; called with the lock."""
+        self._last_span[report.index] = envelope.span_id
+        self.door.add(report)
+        fold, busy_ns = self._fold, report.end_ns - report.start_ns
+        fold.attempts += 1
+        fold.busy_ns += busy_ns
+        fold.samples.add(busy_ns)
+        if report.worker_id != self.door.context.worker_id:
+            fold.helped_ns[report.worker_id] = fold.helped_ns.get(report.worker_id, 0) + busy_ns
+        if report.output:
+            self.door.context.capture.feed(report.output)
 
     def _noted(self, report: ItemReport, error: BaseException) -> BaseException:
         note = f"item {report.index} of map_tasks({self._fn_name}), attempt {report.attempt}, worker {report.worker_id}"

@@ -72,7 +72,9 @@ class ItemReport(msgspec.Struct, frozen=True, array_like=True):
     output: bytes = b""
 
 
-def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any, *, measure: bool) -> tuple[ItemReport, Any, BaseException | None]:
+def run_item(
+    context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any, *, measure: bool, late_timeout: bool = False
+) -> tuple[ItemReport, Any, BaseException | None]:
     """Run one attempt at an item in the calling thread; whoever calls has armed the guard.
 
     Args:
@@ -81,6 +83,7 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
         fn: the function.
         item: its argument.
         measure: whether the meter is free: it is the step's own while the owner runs items of its own.
+        late_timeout: nobody can end the attempt from outside, so its timeout is judged when it returns.
 
     Returns:
         The report, what the function returned, and what it raised: a KeyboardInterrupt that was asked for is the caller's to raise again.
@@ -109,7 +112,8 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
         context.meter.begin()
     raised: BaseException | None = None
     value = None
-    outcome, error = Outcome.SUCCESS, None
+    outcome: Outcome = Outcome.SUCCESS
+    error: ErrorInfo | None = None
     try:
         with enter_scope(scope):
             value = fn(item)
@@ -122,6 +126,10 @@ def run_item(context: WorkerContext, envelope: ItemEnvelope, fn: Any, item: Any,
             outcome, error = Outcome.FAILURE, describe(caught)
     leave_if_forked(context)
     end_ns = clock.now_ns()
+    timeout_s = envelope.timeout_s
+    if late_timeout and timeout_s is not None and error is None and end_ns - start_ns > timeout_s * 1e9:
+        outcome = Outcome.TIMEOUT
+        error = ErrorInfo(semconv.ERROR_TIMEOUT, f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself")
     cpu_ns, peak_rss = context.meter.end() if measure else (None, None)
     if table is not None:
         table.close(slot)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.rebuild import fold_task_spans
+from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
 from otel_exec.execute.base import Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
 from otel_exec.record.run_store import JournalLine
 from otel_exec.schedule.events import AttemptClaimed, AttemptEnded, AttemptRecalled, AttemptRefused, StepFoundCached
-from otel_exec.semconv import ERROR_CANCELLED, ERROR_LEASE_LOST, ERROR_TIMEOUT, EXEC_ATTEMPT, NODE_ID, Kind, Outcome, StatusWord
+from otel_exec.semconv import ERROR_CANCELLED, ERROR_LEASE_LOST, ERROR_TIMEOUT, Kind, Outcome, StatusWord
 from otel_exec.spans.spool import read_spool
 
 if TYPE_CHECKING:
@@ -377,7 +377,8 @@ class Attempts:
         """Return the spans of an attempt that can't speak for itself: those in the spool, and the open ones, closed. Its parts follow each other without a gap."""
         step = running.step
         node_id, number = step.node_id, running.attempt
-        found = [span for span in read_spool(self.spool_folder) if span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == number]
+        open_parents = {entry.span_id: entry.parent_span_id for entry in opened}
+        found = spans_of_attempt(read_spool(self.spool_folder), running.span_id, node_id, number, open_parents=open_parents)
         at_ns = max([at_ns, *(span.end_ns for span in found)])
         known = {span.span_id for span in found}
         task_ns = next((span.end_ns for span in found if span.span_id == running.span_id), None)

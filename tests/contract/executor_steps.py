@@ -249,6 +249,25 @@ def fan_retrying(config):
     assert map_tasks(flaky, [config.path + "a", config.path + "b"], retries=2) == ["done", "done"]
 
 
+def fails(_):
+    raise ValueError("never")
+
+
+def fan_retrying_in_vain(config):
+    """One item, so that nothing else is cancelled."""
+    map_tasks(fails, [config.path], retries=2)
+
+
+def spend(n):
+    with phase("llm", tokens=n):
+        pass
+
+
+def fan_counting_tokens(config):
+    with phase("around", tokens=5):
+        map_tasks(spend, [1, 2, 3])
+
+
 def inner_fan(n):
     return sum(map_tasks(square, range(n)))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 import executor_steps as steps
+import msgspec
 import pytest
 from executor_rig import KINDS, Rig, span_of, wait_for
 from executor_steps import Config
 
+from otel_exec.aggregate.rebuild import fold_task_spans
 from otel_exec.execute.base import Reported, WorkerStarted
 from otel_exec.execute.fan_out import map_tasks
 
@@ -27,6 +29,28 @@ def rig(kind, tmp_path):
 
 def items_of(rig):
     return [span for span in rig.spans() if span.kind == "task" and "/" in span.attributes["exec.task.id"]]
+
+
+class Folded:
+    """Keeps what `fold_task_spans` makes of the rig's spool."""
+
+    def __init__(self, rig):
+        fold_task_spans(self, rig.spans())
+
+    def fold(self, node_id, attempt, phases, *, items, nodes, tokens):
+        assert (node_id, attempt) == ("step", 1)
+        self.phases, self.items, self.nodes, self.tokens = phases, items, nodes, tokens
+
+
+def plain(folds):
+    """Folds as plain values; a histogram's samples have no order."""
+    if isinstance(folds, msgspec.Struct):
+        folds = {field: getattr(folds, field) for field in folds.__struct_fields__}
+        if "exact" in folds:
+            folds["exact"] = sorted(folds["exact"])
+    if isinstance(folds, dict):
+        return {key: plain(value) for key, value in folds.items()}
+    return [plain(value) for value in folds] if isinstance(folds, list) else folds
 
 
 def succeeded(report):
@@ -95,6 +119,17 @@ def test_retries_are_linked(rig, tmp_path):
         spans = sorted((s for s in items_of(rig) if s.attributes["exec.task.id"] == f"step/{index}"), key=lambda s: s.attributes["exec.attempt"])
         assert [s.attributes["exec.attempt"] for s in spans] == [1, 2, 3]
         assert [[link.span_id for link in s.links] for s in spans] == [[], [spans[0].span_id], [spans[1].span_id]]
+
+
+@pytest.mark.parametrize("name", ["fan_retrying", "fan_retrying_in_vain", "fan_nested", "fan_counting_tokens"])
+def test_the_rebuild_counts_as_the_report_does(rig, tmp_path, name):
+    """Folding the spool again gives the numbers of the report: tries that failed are among the percentiles and the busy time either way."""
+    rig.submit(getattr(steps, name), Config(str(tmp_path / "try")))
+    report = rig.report()
+    folded = Folded(rig)
+    assert plain(folded.items) == plain(report.items)
+    assert report.items.samples.count == report.items.attempts >= report.items.count
+    assert plain([folded.phases, folded.nodes, folded.tokens]) == plain([report.phases, report.nodes, report.tokens])
 
 
 def test_nested_fan_outs(rig):
@@ -209,7 +244,8 @@ def test_late_items_inline(tmp_path):
         rig.submit(steps.fan_late)
         report = rig.report()
         assert "its timeout of 0.001 s passed" in report.error.message
-        assert {span.attributes["exec.task.id"] for span in items_of(rig)} == {"step/0"}
+        (span,) = items_of(rig)
+        assert (span.attributes["exec.task.id"], span.attributes["exec.outcome"], span.attributes["error.type"]) == ("step/0", "timeout", "timeout")
 
 
 def test_a_worker_that_dies_fails_its_item_alone(tmp_path):

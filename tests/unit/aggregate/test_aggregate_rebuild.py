@@ -1,0 +1,84 @@
+"""Folding a spool again: whose span is whose."""
+
+from __future__ import annotations
+
+from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
+from otel_exec.testing import memory_recorder
+
+NODE = "a-000000"
+TASK = "1" * 16
+OTHER = "2" * 16
+
+
+class Folds:
+    """Keeps what is folded, by attempt."""
+
+    def __init__(self, spans):
+        self.of = {}
+        fold_task_spans(self, spans)
+
+    def fold(self, node_id, attempt, phases, **more):
+        self.of[node_id, attempt] = {"phases": phases, **more}
+
+
+class Made:
+    """Spans of two attempts at one step, each with items whose own first try is the one that counts."""
+
+    def __init__(self):
+        self.recorder, _ = memory_recorder()
+        self.spans = []
+        for number, task in ((1, OTHER), (2, TASK)):
+            at = number * 1_000
+            self.make("load", at, at + 10, number)
+            self.make("task", at + 10, at + 500, number, span_id=task, **{"exec.task.id": NODE})
+            for index in (0, 1):
+                item = self.make("task", at + 20, at + 200, 1, parent=task, **{"exec.task.id": f"{NODE}/{index}"})
+                self.make("phase", at + 30, at + 40, 1, name="inside", parent=item, tokens=7)
+                self.make("phase", at + 50, at + 60, 1, name="elsewhere", parent=item, **{"node.id": "other"})
+            self.make("store", at + 500, at + 510, number)
+
+    def make(self, kind, start, end, attempt, *, name="", parent="c" * 16, span_id=None, **more):
+        attributes = {"node.id": NODE, "exec.attempt": attempt, "exec.worker.id": "0", **more}
+        outcome = "success" if kind == "task" else None
+        span_id = span_id or self.recorder.ids.span_id()
+        self.spans.append(self.recorder.make(kind, name or kind, start, end, span_id=span_id, parent=parent, attributes=attributes, outcome=outcome))
+        return span_id
+
+
+def test_items_belong_to_the_attempt_whose_function_fanned_out():
+    """On an item's spans exec.attempt counts the tries at the item; whose they are is known by descent."""
+    made = Made()
+    found = spans_of_attempt(made.spans, TASK, NODE, 2)
+    assert sorted(span.start_ns for span in found) == [2_000, 2_010, 2_020, 2_020, 2_030, 2_030, 2_050, 2_050, 2_500]
+    folds = Folds(found).of
+    assert set(folds) == {(NODE, 2)}
+    assert folds[NODE, 2]["items"].count == 2
+    assert folds[NODE, 2]["phases"]["inside"].count == 2
+
+
+def test_what_ended_under_an_open_span_belongs_to_its_attempt():
+    """The task and a phase of a killed attempt have not ended: what lies under them is found by what was open."""
+    made = Made()
+    spans = [span for span in made.spans if span.span_id != TASK]
+    inner = made.make("phase", 2_310, 2_320, 2, name="inner", parent="9" * 16)
+    spans.append(made.spans[-1])
+    assert inner not in {span.span_id for span in spans_of_attempt(spans, TASK, NODE, 2)}
+    found = spans_of_attempt(spans, TASK, NODE, 2, open_parents={"9" * 16: TASK})
+    assert inner in {span.span_id for span in found}
+    assert len(found) == 9
+
+
+def test_a_circle_is_nobodys():
+    """A spool that others can write to may hold circles: they end, and belong to no attempt."""
+    made = Made()
+    made.spans.clear()
+    made.make("phase", 1, 2, 2, span_id="a" * 16, parent="b" * 16)
+    made.make("phase", 1, 2, 2, span_id="b" * 16, parent="a" * 16)
+    assert spans_of_attempt(made.spans, TASK, NODE, 2) == []
+
+
+def test_nodes_and_tokens_are_folded():
+    """Phases of other nodes, and tokens, of the items' as of the task's own."""
+    folds = Folds(Made().spans).of[NODE, 2]
+    assert folds["tokens"] == {"tokens": 14}
+    assert {node: {name: fold.count for name, fold in phases.items()} for node, phases in folds["nodes"].items()} == {"other": {"elsewhere": 2}}
