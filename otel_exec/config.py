@@ -1,7 +1,8 @@
-"""Settings, resolved once: arguments, then environment, then defaults (requirement G).
+"""Settings, resolved once: arguments, then environment, then defaults (`docs/configuration.md`).
 
-What comes in: the arguments that were given and the environment. What goes out: one frozen `Config`. Nothing below reads the environment again.
-Imports no OpenTelemetry.
+What comes in: the arguments that were given and the environment. What goes out: one frozen `Config`. No setting is read from the environment after that;
+what is no setting of a run is read where it is needed: the terminal's own variables (`NO_COLOR`, `COLUMNS`, ...) by `report/`, `CUDA_VISIBLE_DEVICES`
+by `driver/machine.py`, proxies by the exporter. Imports no OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from otel_exec.config_otel import Endpoint, read_otel
+from otel_exec.config_otel import Endpoint, OtelSettings, read_otel
 from otel_exec.config_values import flag, mask_url, number, one_of, whole
 from otel_exec.cpus import usable_cpus
 from otel_exec.errors import ConfigError, UsageError, unknown_name
@@ -22,17 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EXECUTORS", "Config", "Endpoint", "recordable", "resolve", "should_sample"]
 
-EXECUTORS = ("processes", "threads", "inline", "ray")
+EXECUTORS = ("processes", "threads", "inline")
+# A pool has that many slots (`execute/outstanding.py`).
+_MAX_WORKERS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Everything that a run or a command needs to know beside the plan. See `docs/configuration.md` for each field's flag and variable.
-
-    `traces`: exporters of spans; () when nothing is exported. `console`: also print spans on stdout (`OTEL_TRACES_EXPORTER=console`).
-    `parent`: (trace id, span id, sampled) of an inbound `TRACEPARENT`, or `None`. `sampler` and `sampler_arg` are asked through `should_sample`.
-    `attribute_value_length_limit` and `link_count_limit`: `None` means no limit. `warnings`: sentences about settings that stop nothing.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Config(OtelSettings):
+    """Everything that a run or a command needs to know beside the plan. See `docs/configuration.md` for each field's flag and variable."""
 
     prefix: str
     executor: str = "processes"
@@ -53,23 +51,6 @@ class Config:
     resources: tuple[tuple[str, float], ...] = ()
     trace_url: str | None = None
     exit_timeout_s: float = 2.0
-    traces: tuple[Endpoint, ...] = ()
-    metrics: tuple[Endpoint, ...] = ()
-    console: bool = False
-    console_metrics: bool = False
-    service_name: str | None = None
-    resource_attributes: tuple[tuple[str, str], ...] = ()
-    sampler: str = "parentbased_always_on"
-    sampler_arg: float | None = None
-    sdk_disabled: bool = False
-    attribute_value_length_limit: int | None = None
-    attribute_count_limit: int = 128
-    event_count_limit: int = 128
-    link_count_limit: int | None = None
-    propagators: tuple[str, ...] = ("tracecontext", "baggage")
-    parent: tuple[str, str, bool] | None = None
-    trace_state: str = ""
-    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in recordable(self).items())})"
@@ -125,9 +106,9 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str], *, defa
     setting, value = given("run_json")
     values["run_json"] = None if value is None else _path(setting, value)
     setting, value = given("executor", "OTEL_EXEC_EXECUTOR")
-    values["executor"] = "processes" if value is None else one_of(setting, value, EXECUTORS, "executor")
+    values["executor"] = "processes" if value is None else _executor(setting, value)
     setting, value = given("workers", "OTEL_EXEC_WORKERS")
-    values["workers"] = usable_cpus() if value is None else whole(setting, value, least=1)
+    values["workers"] = min(usable_cpus(), _MAX_WORKERS) if value is None else whole(setting, value, least=1, most=_MAX_WORKERS)
     setting, value = given("max_concurrent")
     values["max_concurrent"] = None if value is None else whole(setting, value, least=1)
     setting, value = given("timeout_s")
@@ -184,6 +165,12 @@ def should_sample(config: Config, trace_id: str) -> bool:
         ratio = 1.0 if config.sampler_arg is None else config.sampler_arg
         return int(trace_id[-16:], 16) < round(ratio * 2**64)
     return name == "always_on"
+
+
+def _executor(setting: str, value: object) -> str:
+    if str(value).strip().lower() == "ray":
+        raise ConfigError(setting, value, f"one of {', '.join(EXECUTORS)}; the ray executor is not part of this version")
+    return one_of(setting, value, EXECUTORS)
 
 
 def _path(setting: str, value: object) -> str:

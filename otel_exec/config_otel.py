@@ -2,7 +2,7 @@
 
 What comes in: the environment. What goes out: one frozen `OtelSettings`. Imports no OpenTelemetry. An empty variable is an unset one.
 
-Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry Protocol Exporter" (1.50); W3C Trace Context, level 1.
+Source: OpenTelemetry specification, "Environment Variable Specification" and "OpenTelemetry Protocol Exporter" (1.50); W3C Trace Context, level 2.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from otel_exec.config_values import address, join_url, mask_url, number, one_of, pairs, whole
 from otel_exec.errors import ConfigError
 from otel_exec.secrets import MASK
+from otel_exec.traceparent import parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,6 @@ SAMPLERS = ("always_on", "always_off", "traceidratio", "parentbased_always_on", 
 _EXPORTERS = ("otlp", "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage")
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-_TRACEPARENT = re.compile(r"^([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?$")
 _INT31 = 2**31 - 1
 
 
@@ -46,7 +46,6 @@ class Endpoint:
     certificate: str | None = None
     client_certificate: str | None = None
     client_key: str | None = field(default=None, repr=False)
-    insecure: bool = False
 
     @property
     def shown(self) -> str:
@@ -59,7 +58,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class OtelSettings:
-    """What the standard variables say; the fields are `Config`'s."""
+    """What the standard variables say: the part of `Config` that OpenTelemetry has named.
+
+    `traces`: exporters of spans; () when nothing is exported. `console`: also print spans on stdout (`OTEL_TRACES_EXPORTER=console`).
+    `parent`: (trace id, span id, sampled) of an inbound `TRACEPARENT`, or `None`. `sampler` and `sampler_arg` are asked through `config.should_sample`.
+    `attribute_value_length_limit` and `link_count_limit`: `None` means no limit. `warnings`: sentences about settings that stop nothing.
+    """
 
     traces: tuple[Endpoint, ...] = ()
     metrics: tuple[Endpoint, ...] = ()
@@ -74,7 +78,6 @@ class OtelSettings:
     attribute_count_limit: int = 128
     event_count_limit: int = 128
     link_count_limit: int | None = None
-    propagators: tuple[str, ...] = ("tracecontext", "baggage")
     parent: tuple[str, str, bool] | None = None
     trace_state: str = ""
     warnings: tuple[str, ...] = ()
@@ -92,8 +95,7 @@ def read_otel(environ: Mapping[str, str]) -> OtelSettings:
     metrics, console_metrics = ((), False) if disabled else reader.exporters("METRICS")
     sampler, sampler_arg = reader.sampler()
     service_name, resource = reader.resource()
-    propagators = reader.propagators()
-    parent, state = reader.parent() if "tracecontext" in propagators else (None, "")
+    parent, state = reader.parent() if "tracecontext" in reader.propagators() else (None, "")
     return OtelSettings(
         traces=traces,
         metrics=metrics,
@@ -108,7 +110,6 @@ def read_otel(environ: Mapping[str, str]) -> OtelSettings:
         attribute_count_limit=_or_128(reader.limit("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT")),
         event_count_limit=_or_128(reader.limit("OTEL_SPAN_EVENT_COUNT_LIMIT")),
         link_count_limit=reader.limit("OTEL_SPAN_LINK_COUNT_LIMIT"),
-        propagators=propagators,
         parent=parent,
         trace_state=state,
         warnings=tuple(reader.warnings),
@@ -153,7 +154,7 @@ class _Reader:
         With neither an endpoint nor an exporter named nothing is exported: the one exception to the specification.
         """
         name, value = self.text(f"OTEL_{signal}_EXPORTER")
-        wanted = [one_of(name, word, _EXPORTERS, "exporter") for word in value.split(",") if word.strip()]
+        wanted = [one_of(name, word, _EXPORTERS) for word in value.split(",") if word.strip()]
         if "none" in wanted and len(set(wanted)) > 1:
             raise ConfigError(name, value, "none by itself, or a list of otlp and console")
         if wanted and "otlp" not in wanted:
@@ -170,7 +171,7 @@ class _Reader:
         path = f"/v1/{signal.lower()}"
         setting, text = self.otlp(signal, "ENDPOINT")
         protocol_name, protocol_text = self.otlp(signal, "PROTOCOL")
-        protocol = one_of(protocol_name, protocol_text, PROTOCOLS, "protocol") if protocol_text else ""
+        protocol = one_of(protocol_name, protocol_text, PROTOCOLS) if protocol_text else ""
         if not text:
             if not named:
                 return None
@@ -188,7 +189,6 @@ class _Reader:
                 self.warnings.append(f"{setting}={mask_url(text)} has no scheme, so TLS is used; for plain text write http://{parts.netloc}")
             url = join_url("http" if plain else "https", parts.netloc, "", "")
         else:
-            plain = parts.scheme != "https"
             own = setting.startswith(f"OTEL_EXPORTER_OTLP_{signal}_")
             if not own and parts.path.rstrip("/").endswith(path):
                 own_name = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
@@ -203,7 +203,6 @@ class _Reader:
             certificate=self.file(signal, "CERTIFICATE"),
             client_certificate=self.file(signal, "CLIENT_CERTIFICATE"),
             client_key=self.file(signal, "CLIENT_KEY"),
-            insecure=plain,
         )
 
     def headers(self, signal: str) -> dict[str, str]:
@@ -220,7 +219,7 @@ class _Reader:
     def compression(self, signal: str) -> str | None:
         """Return `gzip` or `None`."""
         setting, text = self.otlp(signal, "COMPRESSION")
-        word = one_of(setting, text, ("gzip", "none"), "compression") if text else "none"
+        word = one_of(setting, text, ("gzip", "none")) if text else "none"
         return None if word == "none" else word
 
     def timeout_s(self, signal: str) -> float:
@@ -247,7 +246,7 @@ class _Reader:
     def sampler(self) -> tuple[str, float | None]:
         """Return the sampler's name and its argument (the ratio of the ratio samplers, `None` for the others)."""
         setting, text = self.text("OTEL_TRACES_SAMPLER")
-        name = one_of(setting, text, SAMPLERS, "sampler") if text else "parentbased_always_on"
+        name = one_of(setting, text, SAMPLERS) if text else "parentbased_always_on"
         if not name.endswith("traceidratio"):
             return name, None
         setting, text = self.text("OTEL_TRACES_SAMPLER_ARG")
@@ -283,13 +282,12 @@ class _Reader:
         setting, text = self.text("TRACEPARENT")
         if not text:
             return None, ""
-        match = _TRACEPARENT.match(text)
-        version, trace_id, span_id, flags, more = match.groups() if match else ("ff", "", "", "", None)
-        if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+        parent = parse_traceparent(text)
+        if parent is None:
             self.warnings.append(f"{setting}={text} is not a W3C traceparent; the run starts a trace of its own")
             return None, ""
         members = [member.strip() for member in self.text("TRACESTATE")[1].split(",") if member.strip()]
         if len(members) > 32 or not all("=" in member and member.isascii() and member.isprintable() for member in members):
             self.warnings.append("TRACESTATE is not a W3C tracestate; it is passed over")
             members = []
-        return (trace_id, span_id, bool(int(flags, 16) & 1)), ",".join(members)
+        return parent, ",".join(members)

@@ -7,13 +7,14 @@ what is accepted. Secrets never stand in an error. Never touches the environment
 from __future__ import annotations
 
 import base64
+import difflib
 import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
-from otel_exec.errors import ConfigError, unknown_name
+from otel_exec.errors import ConfigError
 from otel_exec.secrets import MASK, is_secret_field
 
 if TYPE_CHECKING:
@@ -66,12 +67,13 @@ def flag(setting: str, value: object) -> bool:
     raise ConfigError(setting, value, f"{', '.join(_TRUE)} or {', '.join(_FALSE)}")
 
 
-def one_of(setting: str, value: object, known: Iterable[str], kind: str) -> str:
-    """Return a known name, in lower case; the error for another one names the closest."""
+def one_of(setting: str, value: object, known: Iterable[str]) -> str:
+    """Return a known name, in lower case; the error for another one lists them and the closest."""
     names = tuple(known)
     word = str(value).strip().lower()
     if word not in names:
-        raise ConfigError(setting, value, f"one of {', '.join(names)} ({unknown_name(kind, word, names)})")
+        close = difflib.get_close_matches(word, names, n=1)
+        raise ConfigError(setting, value, f"one of {', '.join(names)}" + (f"; did you mean {close[0]!r}?" if close else ""))
     return word
 
 

@@ -34,7 +34,7 @@ _OPEN, _CLOSE = 0, 1
 
 
 class TaskFold:
-    """The sink of one task's phases (`spans.phases.PhaseSink`). Not thread-safe by itself: its caller holds a lock.
+    """The sink of one task's phases (`spans.scope.PhaseSink`). Not thread-safe by itself: its caller holds a lock.
 
     Phases with a `node_id` of their own are folded a second time among themselves into `nodes` (their shares add up to the node's union), and
     stand in the step's own folds as one row, `NODES_ROW`.

@@ -3,10 +3,6 @@
 What comes in: `SpanRecord`s and a resource's attributes. What goes out: lines, each a whole `ExportTraceServiceRequest` with one span, newline-terminated,
 as the OpenTelemetry file exporter writes them. Touches no file and imports no OpenTelemetry.
 
-The form of a line is a promise: all lines of one resource and one scope are `prefix + span + SUFFIX`, where `prefix` ends in `SPANS_MARK`
-(whose first place in the line is there: quotes inside texts are escaped) and is the same bytes in each. So the spans of lines with one prefix, joined
-by commas between that prefix and `SUFFIX`, are one valid request, and an exporter can merge them without parsing.
-
 Source: OTLP 1.5, "JSON Protobuf Encoding" (hex ids, 64-bit integers as strings, enums as numbers); OTLP file exporter, 1.5.
 """
 
@@ -26,10 +22,8 @@ if TYPE_CHECKING:
 
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["SPANS_MARK", "SUFFIX", "LineEncoder", "decode"]
+__all__ = ["LineEncoder", "decode"]
 
-SPANS_MARK = b'"spans":['
-SUFFIX = b"]}]}]}"
 _HAS_IS_REMOTE = 0x100  # SpanFlags: bit 8 says that bit 9 (the parent is remote) means something.
 _KEPT_FLAGS = 0x2FF
 _MAX_INT = (1 << 63) - 1

@@ -11,7 +11,7 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from otel_exec.spans.otlp_json import ExportLine
 
-__all__ = ["ExportTracePartialSuccess", "ExportTraceServiceResponse", "retry_delay_s", "status_message", "to_request"]
+__all__ = ["ExportTraceServiceResponse", "retry_delay_s", "status_message", "to_request"]
 
 _decode = msgspec.json.Decoder().decode
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"

@@ -10,13 +10,13 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
-from otel_exec.spans.scope import OpenPhase, PhaseHandle, PhaseSink, TaskScope, close_phase, current_scope, enter_scope, open_phase
+from otel_exec.spans.scope import OpenPhase, PhaseHandle, TaskScope, close_phase, current_scope, enter_scope, open_phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
     from types import TracebackType
 
-__all__ = ["Phase", "PhaseHandle", "PhaseSink", "TaskScope", "current_scope", "enter_scope", "phase"]
+__all__ = ["Phase", "TaskScope", "current_scope", "enter_scope", "phase"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -30,7 +30,19 @@ if TYPE_CHECKING:
     from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Frame", "OpenPhase", "PhaseHandle", "PhaseSink", "TaskScope", "close_phase", "current_scope", "enter_scope", "frame_of", "open_phase"]
+__all__ = [
+    "Frame",
+    "OpenPhase",
+    "PhaseHandle",
+    "PhaseSink",
+    "TaskScope",
+    "close_phase",
+    "current_scope",
+    "current_span_id",
+    "enter_scope",
+    "frame_of",
+    "open_phase",
+]
 
 _KEY = context_api.create_key("otel_exec-frame")
 # The API keeps the key of the current span to itself; a context that holds nothing else tells it.
@@ -269,6 +281,13 @@ def current_scope() -> TaskScope | None:
     """Return the scope of the code that calls: from the OpenTelemetry context, else (a bare thread of a process that runs one task) the process's own; `None` outside."""
     frame = frame_of(context_api.get_current())
     return None if frame is None else frame.scope
+
+
+def current_span_id() -> str:
+    """Return the id of the span that a child made here would have as parent: a phase, a span of the user's own, the task; "" outside of a task."""
+    context = context_api.get_current()
+    frame = frame_of(context)
+    return "" if frame is None else _parent_of(frame, context)
 
 
 def frame_of(context: Context | None) -> Frame | None:

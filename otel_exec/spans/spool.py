@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "encode_lines", "read_spool", "read_spool_file"]
+__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "read_spool", "read_spool_file"]
 
 SPOOL_SUFFIX = ".jsonl"
-
-
-def encode_lines(records: Sequence[SpanRecord], resource: Mapping[str, AttributeValue]) -> bytes:
-    """Return the records as OTLP/JSON, one whole export request a line, newline-terminated (spec: OTLP file exporter, 1.5)."""
-    return LineEncoder(resource).encode(records)
 
 
 def decode_line(line: bytes) -> list[SpanRecord]:

@@ -28,7 +28,7 @@ PROTOCOLS = ("grpc", "http/protobuf", "http/json")
 
 def endpoint_at(port, protocol, **more):
     path = "" if protocol == "grpc" else "/v1/traces"
-    return Endpoint(f"http://127.0.0.1:{port}{path}", protocol, insecure=True, **more)
+    return Endpoint(f"http://127.0.0.1:{port}{path}", protocol, **more)
 
 
 def endpoint_of(receiver, protocol, **more):

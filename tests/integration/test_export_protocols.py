@@ -17,7 +17,7 @@ PROTOCOLS = ("grpc", "http/protobuf", "http/json")
 
 def endpoint_of(server, protocol, **more):
     if protocol == "grpc":
-        return Endpoint(server.grpc_endpoint, "grpc", insecure=True, **more)
+        return Endpoint(server.grpc_endpoint, "grpc", **more)
     return Endpoint(f"{server.http_endpoint}/v1/traces", protocol, **more)
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_exec.spans import sanitise
-from otel_exec.spans.line_codec import SPANS_MARK, SUFFIX
+from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.span_record import SpanLink, SpanRecord
-from otel_exec.spans.spool import SpoolWriter, decode_line, encode_lines, read_spool
+from otel_exec.spans.spool import SpoolWriter, decode_line, read_spool
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 wild_texts = st.text(st.characters(), max_size=20)
@@ -65,7 +65,7 @@ spans = st.builds(
 @settings(max_examples=150, deadline=None)
 def test_spans_read_back_are_the_spans_written(records, resource):
     """Whatever clean spans are encoded, decoding their lines gives equal records, one a line."""
-    lines = encode_lines(records, resource).split(b"\n")
+    lines = LineEncoder(resource).encode(records).split(b"\n")
     assert lines.pop() == b""
     assert [decoded for line in lines for decoded in decode_line(line)] == records
 
@@ -82,7 +82,7 @@ def test_spans_cross_processes_whole(record):
 def test_nothing_that_a_user_hands_in_makes_an_invalid_line(name, attributes, resource):
     """Names and attributes of any kind end in UTF-8 JSON with no NaN, no null, no empty value and no int past 64 bits, even if nobody cleaned them before."""
     record = SpanRecord("0" * 31 + "1", "0" * 15 + "1", "", name, "phase", 0, 1, attributes, status=2, status_message=name)
-    line = encode_lines([record], resource)
+    line = LineEncoder(resource).encode([record])
     request = json.loads(line.decode("utf-8"), parse_constant=lambda word: (_ for _ in ()).throw(AssertionError(word)))
     assert line.count(b"\n") == 1
     span = request["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
@@ -115,18 +115,6 @@ def test_cleaning_twice_changes_nothing_more(attributes):
     assert sanitise.attributes(cleaned) == cleaned
     if sanitise.is_clean(attributes):
         assert cleaned == attributes
-
-
-@given(st.lists(spans, min_size=1, max_size=5), clean_attributes)
-@settings(max_examples=100, deadline=None)
-def test_lines_of_one_scope_merge_as_text_into_one_request(records, resource):
-    """Spans cut out between the common prefix and the suffix, joined by commas, are one valid request with the same spans."""
-    records = [msgspec.structs.replace(record, scope="otel_exec") for record in records]
-    lines = encode_lines(records, resource).split(b"\n")[:-1]
-    prefix = lines[0][: lines[0].index(SPANS_MARK) + len(SPANS_MARK)]
-    assert all(line.startswith(prefix) and line.endswith(SUFFIX) for line in lines)
-    merged = prefix + b",".join(line[len(prefix) : -len(SUFFIX)] for line in lines) + SUFFIX
-    assert decode_line(merged) == records
 
 
 @given(st.lists(spans, min_size=1, max_size=4), st.integers(1, 400))

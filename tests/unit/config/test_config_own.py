@@ -120,8 +120,22 @@ def test_bad_variables_are_named(variable, value):
 def test_unknown_executor_lists_the_known_and_the_closest():
     """An unknown executor lists the known ones and the closest."""
     message = str(refused({"executor": "thread"}))
-    assert "did you mean 'threads'?" in message
+    assert message == "--executor=thread can't be read: it takes one of processes, threads, inline; did you mean 'threads'?"
     assert all(name in message for name in EXECUTORS)
+
+
+def test_ray_is_refused_in_words():
+    """The ray executor is refused as what is not there yet, not as a name that nobody knows."""
+    error = refused({"executor": "Ray"})
+    assert error.setting == "--executor"
+    assert "not part of this version" in str(error)
+
+
+def test_a_pool_has_so_many_slots():
+    """1024 workers are taken, one more is an error that says how many can be."""
+    assert resolve({"workers": 1024}, {}).workers == 1024
+    assert "between 1 and 1024" in refused({"workers": 1025}).accepted
+    assert refused({}, {"OTEL_EXEC_WORKERS": "100000"}).setting == "OTEL_EXEC_WORKERS"
 
 
 def test_unknown_settings_are_errors():

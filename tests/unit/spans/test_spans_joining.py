@@ -13,15 +13,14 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from otel_exec.aggregate.task_fold import TaskFold, fold_spans
 from otel_exec.clock import AnchoredClock
-from otel_exec.spans.carrier import carrier_of_current, context_from, parse_traceparent
-from otel_exec.spans.phases import TaskScope, current_scope, enter_scope, phase
+from otel_exec.spans.line_codec import LineEncoder, decode
+from otel_exec.spans.phases import TaskScope, enter_scope, phase
 from otel_exec.spans.provider import ScopeProvider, instrument_threads, uninstrument_threads
 from otel_exec.spans.recorder import Recorder
-from otel_exec.spans.spool import decode_line, encode_lines
 
 TASK = "f" * 16
 HOUR = 3_600_000_000_000
@@ -61,7 +60,7 @@ def test_a_users_span_joins_under_the_phase_that_it_ran_in(tracer):
     assert get.attributes == {"url": "x", "exec.id": "exec_1", "node.id": "n"}
     assert [(found.trace_id, found.span_id, found.edge, found.attributes) for found in get.links] == [(f"{1:032x}", f"{2:016x}", "", {"why": "w"})]
     assert [(name, values) for _, name, values in get.events] == [("sent", {"size_bytes": 3})]
-    assert decode_line(encode_lines([get], {})) == [get]
+    assert decode(LineEncoder({}).encode([get])) == [get]
     assert run.recorder.warnings == {}
     # The phase inside the user's span is the outer phase's child to the fold, live and rebuilt.
     task = run.recorder.make("task", "task f", run.fold.start_ns, run.recorder.clock.now_ns(), span_id=TASK, attributes={"node.id": "n"})
@@ -207,7 +206,7 @@ def test_what_reads_spools_imports_no_opentelemetry():
     assert in_python(
         """
         import sys
-        import otel_exec.spans.spool, otel_exec.spans.recorder, otel_exec.spans.open_spans, otel_exec.spans.line_codec, otel_exec.spans.carrier
+        import otel_exec.spans.spool, otel_exec.spans.recorder, otel_exec.spans.open_spans, otel_exec.spans.line_codec
         import otel_exec.aggregate.task_fold
         print("opentelemetry" in sys.modules, "asyncio" in sys.modules)
         import otel_exec.spans.phases
@@ -253,37 +252,3 @@ def test_instrumentation_of_the_users_own_is_not_undone():
         assert theirs.is_instrumented_by_opentelemetry
     finally:
         theirs.uninstrument()
-
-
-def test_a_context_goes_through_text_and_back():
-    """What is injected inside a phase names it; extracted, it is a remote parent; outside there is nothing to inject."""
-    run = Run()
-    with enter_scope(run.scope), phase("x"):
-        carrier = carrier_of_current()
-    assert carrier == {"traceparent": f"00-{'ab' * 16}-{run.named('x').span_id}-01"}
-    assert parse_traceparent(carrier["traceparent"]) == ("ab" * 16, run.named("x").span_id, True)
-    extracted = trace.get_current_span(context_from({"Traceparent": carrier["traceparent"]})).get_span_context()
-    assert (extracted.is_remote, extracted.trace_id, extracted.trace_flags) == (True, int("ab" * 16, 16), TraceFlags(1))
-    assert carrier_of_current() == {}
-    assert not trace.get_current_span(context_from({"traceparent": "nonsense"})).get_span_context().is_valid
-    assert current_scope() is None
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        (f"00-{'a' * 32}-{'b' * 16}-00", ("a" * 32, "b" * 16, False)),
-        (f" 00-{'a' * 32}-{'b' * 16}-03 ", ("a" * 32, "b" * 16, True)),
-        (f"01-{'a' * 32}-{'b' * 16}-01-more", ("a" * 32, "b" * 16, True)),
-        (f"00-{'a' * 32}-{'b' * 16}-01-more", None),
-        (f"ff-{'a' * 32}-{'b' * 16}-01", None),
-        (f"00-{'0' * 32}-{'b' * 16}-01", None),
-        (f"00-{'a' * 32}-{'0' * 16}-01", None),
-        (f"00-{'A' * 32}-{'b' * 16}-01", None),
-        (f"00-{'a' * 31}-{'b' * 16}-01", None),
-        ("", None),
-    ],
-)
-def test_a_traceparent_is_read_as_w3c_says(text, parsed):
-    """Valid ones give ids and the sampled bit, others nothing."""
-    assert parse_traceparent(text) == parsed

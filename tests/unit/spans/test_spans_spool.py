@@ -9,8 +9,9 @@ import os
 import pytest
 
 from otel_exec.spans import spool
+from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.span_record import SpanLink, SpanRecord
-from otel_exec.spans.spool import SpoolWriter, decode_line, encode_lines, read_spool, read_spool_file
+from otel_exec.spans.spool import SpoolWriter, decode_line, read_spool, read_spool_file
 
 
 def record(number, **fields):
@@ -19,7 +20,7 @@ def record(number, **fields):
 
 def test_a_line_is_the_request_that_the_specification_shows():
     """Ids are hex, nanoseconds and ints strings, enums numbers, unset things left out, and `flags` says that is-remote is known."""
-    line = encode_lines([record(1, links=(SpanLink("cd" * 16, "ef" * 8),), status=2, status_message="no")], {"service.name": "demo", "process.pid": 7})
+    line = LineEncoder({"service.name": "demo", "process.pid": 7}).encode([record(1, links=(SpanLink("cd" * 16, "ef" * 8),), status=2, status_message="no")])
     assert json.loads(line) == {
         "resourceSpans": [
             {
@@ -62,7 +63,7 @@ def test_a_line_is_the_request_that_the_specification_shows():
 @pytest.mark.parametrize(("flags", "on_the_wire"), [(0, 0x100), (1, 0x101), (0x201, 0x301)])
 def test_flags_say_sampled_and_remote(flags, on_the_wire):
     """The low eight bits are W3C's; bit 8 is always set, bit 9 where the parent is in another process; reading gives back what was written."""
-    line = encode_lines([record(1, flags=flags)], {})
+    line = LineEncoder({}).encode([record(1, flags=flags)])
     assert json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["flags"] == on_the_wire
     assert decode_line(line)[0].flags == flags
 
@@ -108,7 +109,7 @@ def test_a_full_disk_costs_only_what_did_not_fit(tmp_path, monkeypatch):
     """After a torn line the next write begins on a line of its own; the error is kept, the spans that did not fit are counted."""
     writer = SpoolWriter(str(tmp_path), "w", {})
     whole_write = os.write
-    room = [len(encode_lines([record(1)], {})) + 50]
+    room = [len(LineEncoder({}).encode([record(1)])) + 50]
 
     def limited(fd, data):
         if not room[0]:
