@@ -129,6 +129,14 @@ def render(aggregator: Aggregator) -> RunRecord:
     for node_id, fold in items.items():
         if node_id in steps:
             steps[node_id].items = _items_record(fold)
+    usage: dict[str, dict[str, int]] = {}
+    for (node_id, _), tokens in aggregator.tokens.items():
+        of_step = usage.setdefault(node_id, {})
+        for name, count in tokens.items():
+            of_step[name] = of_step.get(name, 0) + count
+    for node_id, of_step in usage.items():
+        if node_id in steps:
+            steps[node_id].token_usage = of_step
     record.nodes = _nodes(aggregator)
     for step in record.steps:
         if step.level is not None and step.level not in aggregator.levels:

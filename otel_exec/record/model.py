@@ -100,6 +100,7 @@ class ItemsRecord(msgspec.Struct, gc=False):
 class StepRecord(msgspec.Struct, gc=False):
     """A step of the run. `status` is the word in its status file, `outcome` ours (`null` while it is open). `start_ns` to `end_ns` is the step span: created to settled.
 
+    `token_usage`: the numbers that its phases gave as `tokens`, `input_tokens` and `output_tokens`, summed over all attempts.
     `span_id` is the step span's. `reason` says why a step was not run.
     """
 
@@ -133,6 +134,7 @@ class StepRecord(msgspec.Struct, gc=False):
     attempts: list[AttemptRecord] = []
     items: ItemsRecord | None = None
     phases: dict[str, PhaseRecord] = {}
+    token_usage: dict[str, int] = {}
     error: RecordedError | None = None
 
 
@@ -220,12 +222,16 @@ class Wall(msgspec.Struct, gc=False):
 
 
 class Export(msgspec.Struct, gc=False):
-    """What was exported, as known when written; `export.json` in the run's folder is newer. `endpoint` has no secrets in it."""
+    """What was exported, as known when written; `export.json` in the run's folder is newer. `endpoint` has no secrets in it.
+
+    `spans_rejected` were refused for good; what is neither that nor acknowledged is in the spool.
+    """
 
     endpoint: str | None = None
     protocol: str | None = None
     spans: int = 0
     spans_acknowledged: int = 0
+    spans_rejected: int = 0
 
 
 class RecordWarning(msgspec.Struct, gc=False):

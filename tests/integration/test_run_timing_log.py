@@ -67,3 +67,25 @@ def test_without_the_flag_nothing_is_logged_and_everything_collected(tmp_path):
     record = run_in(tmp_path, [timed(1)])
     assert not os.path.exists(os.path.join(record.run_folder, "run.log"))
     assert {name: fold.count for name, fold in record.steps[0].phases.items()} == {"outer": 1, "line\nbreak": 1, "fails": 1, "item": 3}
+
+
+def _counts_tokens(config: dict[str, int]) -> None:
+    with phase("call", tokens=12, input_tokens=5):
+        pass
+    with phase("call", tokens=3):
+        pass
+
+
+counting = deferred(_counts_tokens)
+
+
+@step(name="counting")
+def counting_step():
+    return counting({})
+
+
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+def test_tokens_are_summed_by_step(tmp_path, executor):
+    """Numbers of tokens that phases give as metadata are summed for their step."""
+    record = run_in(tmp_path, [counting_step()], executor=executor)
+    assert record.steps[0].token_usage == {"tokens": 15, "input_tokens": 5}
