@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from otel_exec.execute.failure import describe
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,11 +67,20 @@ def was_cancelled(error: BaseException, guard: Guard) -> bool:
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
-def leave_if_forked(context: WorkerContext, code: int = 0) -> None:
-    """End the process if it is a child that the user's function forked and let return (or raise) through our code: the worker itself reports, once."""
-    if os.getpid() != context.pid:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+def leave_if_forked(context: WorkerContext, error: BaseException | None = None) -> None:
+    """End the process if it is a child that the user's function forked and let return (or raise) through our code: the worker itself reports, once.
+
+    It ends as Python would have ended it: with the code of its `sys.exit`, or with 1 and the user's part of the traceback.
+    """
+    if os.getpid() == context.pid:
+        return
+    code = 0 if error is None else 1
+    try:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            code = (error.code or 0) & 0xFF
+        elif error is not None:
+            print(error.code if isinstance(error, SystemExit) else describe(error).traceback, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

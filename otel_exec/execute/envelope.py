@@ -68,6 +68,7 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     `spans` are the attempt's `load`, `task`, `verify` and `store` spans, those that were made, in order of start: the numbers of the record come from them.
     `outcome` is a word of `semconv.Outcome`; `found`: "" normally; `"cached"`: the step had succeeded meanwhile in another run, nothing was run (`info_found` is its `.executor_info`);
     `"locked"`: another run holds the lock (`holder` says who), nothing was run.
+    `telemetry` is what went wrong with the process's spans since its last report: (code, one sentence, how many).
     `phases` and `items` are folded per name; `nodes` are those of phases whose node id is not the step's (requirement D).
     Units: `*_ns` instants since the Unix epoch; `cpu_ns` nanoseconds; `peak_rss_bytes` bytes, `None` where the system can't tell.
     """
@@ -94,3 +95,4 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     warnings: list[tuple[str, str]] = []
     tokens: dict[str, int] = {}
     extra: dict[str, Any] = {}
+    telemetry: list[tuple[str, str, int]] = []

@@ -118,7 +118,7 @@ def run_item(
         with enter_scope(scope):
             value = fn(item)
     except BaseException as caught:
-        leave_if_forked(context, 1)
+        leave_if_forked(context, caught)
         raised = caught
         if was_cancelled(caught, context.guard):
             outcome, error = Outcome.CANCELLATION, describe(caught, type_=semconv.ERROR_CANCELLED)

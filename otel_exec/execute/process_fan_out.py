@@ -270,7 +270,7 @@ def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Pack
             guard.disarm()
     except BaseException as error:
         guard.disarm()
-        leave_if_forked(context)
+        leave_if_forked(context, error)
         problem = error
     guard.end()
     if problem is not None:

@@ -162,7 +162,7 @@ class _Attempt:
                 guard.disarm()
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(self.context, 1)
+            leave_if_forked(self.context, error)
             self._judge(error)
 
     # --- the function -----------------------------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class _Attempt:
                     guard.disarm()
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(context, 1)
+            leave_if_forked(context, error)
             self._judge(error)
             del error
         leave_if_forked(context)
@@ -295,7 +295,7 @@ class _Attempt:
             self.error = ErrorInfo(type=verify.NotVerified.error_type, message=str(error))
         except BaseException as error:
             guard.disarm()
-            leave_if_forked(context, 1)
+            leave_if_forked(context, error)
             self._judge(error)
         leave_if_forked(context)
         self.verified_ns = self.now()
@@ -361,6 +361,7 @@ class _Attempt:
             unspanned=unspanned,
             warnings=self.warnings,
             tokens=tokens,
+            telemetry=context.recorder.take_warnings(),
         )
 
     def _say_how_it_ended(self) -> bool:
