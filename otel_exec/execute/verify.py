@@ -25,12 +25,12 @@ class NotVerified(Exception):
 
 
 def commands(verify: Sequence[str] | str | object | None) -> tuple[str, ...] | None:
-    """Return a command hook as an argv of templates (a string is split by shlex), `None` where there is none or it is a function."""
+    """Return a command hook as an argv of templates (a string is split into words), `None` where there is none or it is a function."""
     if verify is None or callable(verify):
         return None
-    import shlex
+    from otel_exec.plan.commands import shell_words  # the driver's: a worker is given words
 
-    return tuple(shlex.split(verify)) if isinstance(verify, str) else tuple(verify)  # type: ignore[arg-type]  # callable and None are out
+    return tuple(shell_words(verify)) if isinstance(verify, str) else tuple(verify)  # type: ignore[arg-type]  # callable and None are out
 
 
 def check(
@@ -44,7 +44,7 @@ def check(
     """Check a step's output.
 
     Args:
-        hook: argv, in which `{output_path}` stands for the path, run in the output folder; or `fn(config, output_path)`.
+        hook: argv, each word formatted (`str.format`) with `{output_path}`, run in the output folder; or `fn(config, output_path)`.
         config: what the step's function was given.
         output_path: where the output is; a remote one has no folder to run in.
         environ: the command's environment; `None`: this process's.
@@ -61,7 +61,10 @@ def check(
     import shlex
     import subprocess
 
-    argv = [part.replace("{output_path}", output_path) for part in hook]
+    try:
+        argv = [part.format(output_path=output_path) for part in hook]
+    except (ValueError, LookupError, AttributeError) as error:
+        raise NotVerified(f"the verify command {shlex.join(hook)} can't be formatted: {error}") from None
     said = shlex.join(argv)
     if not argv:
         raise NotVerified("the verify command is empty")

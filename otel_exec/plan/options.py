@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from otel_exec.errors import unknown_name
+from otel_exec.plan.commands import NotWordsError, shell_words
 from otel_exec.plan.graph import Resources
 
 if TYPE_CHECKING:
@@ -129,6 +130,12 @@ def parse_verify(given: object, findings: Findings) -> Verify | None:
     if not words or not all(isinstance(word, str) for word in words) or not str(words[0]).strip():
         findings.append((f"verify={given!r} is no check", "give a command as text or as a list of words, or fn(config, output_path)"))
         return None
+    if isinstance(given, str):
+        try:
+            shell_words(given)
+        except NotWordsError as error:
+            findings.append((error.sentence, error.hint))
+            return None
     for word in words:
         try:
             names = {name for _, name, _, _ in string.Formatter().parse(str(word)) if name is not None}
@@ -139,5 +146,10 @@ def parse_verify(given: object, findings: Findings) -> Verify | None:
             findings.append(
                 (f"verify: {unknown_name('placeholder', min(names - {'output_path'}), ['output_path'])}", "write {{ and }} for plain braces"),
             )
+            return None
+        try:
+            str(word).format(output_path="")
+        except (ValueError, LookupError) as error:
+            findings.append((f"the verify command {word!r} can't be formatted ({error})", "write {output_path} as it is"))
             return None
     return given if isinstance(given, str) else tuple(str(word) for word in words)

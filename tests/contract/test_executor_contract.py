@@ -262,7 +262,15 @@ def test_cpu_and_memory(rig):
 # --- verify ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verify", [["test", "-d", "{output_path}"], 'sh -c \'test "$(pwd -P)" = "$(cd {output_path} && pwd -P)"\'', steps.verify_ok])
+@pytest.mark.parametrize(
+    "verify",
+    [
+        ["test", "-d", "{output_path}"],
+        ["test", "{{}}{output_path!s}", "=", "{{}}{output_path}"],
+        'sh -c \'test "$(pwd -P)" = "$(cd {output_path} && pwd -P)"\'',
+        steps.verify_ok,
+    ],
+)
 def test_verify_passes(rig, verify):
     """A command, a string and a function that pass: the step succeeds, the verification is a span of its own after the task."""
     rig.submit(steps.nothing, verify=verify)
@@ -278,6 +286,7 @@ def test_verify_passes(rig, verify):
     [
         (["sh", "-c", "echo looks bad; exit 3"], "verify_failed", "exit code 3"),
         ("no-such-command-anywhere", "verify_failed", "can't be run"),
+        (["test", "{{output_path}}", "=", "{output_path}"], "verify_failed", "'{output_path}' = "),
         (steps.verify_false, "verify_failed", "returned False"),
         (steps.verify_raises, "ValueError", "bad output"),
     ],
