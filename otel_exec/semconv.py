@@ -1,6 +1,6 @@
 """The registry: every span kind, attribute, outcome and status word that otel_exec emits.
 
-Everything that names a span, an attribute or an outcome takes the name from here; `docs/`, dashboards and tests are held against it.
+Whatever names a span, an attribute, an outcome or a status takes the name from here, and `tests/repo/test_repo_semconv.py` holds what runs emit against it.
 Standard OpenTelemetry names (`error.type`, `code.function.name`, ...) are reused before one of our own is made.
 
 Source: OpenTelemetry semantic conventions 1.37 for the standard names.
@@ -85,7 +85,6 @@ EXEC_CACHED: Final = "exec.cached"
 EXEC_CPU_NS: Final = "exec.cpu.time"
 EXEC_PEAK_RSS: Final = "exec.memory.peak_rss"
 EXEC_LOCK_HOLDER: Final = "exec.lock.holder"
-EXEC_ITEMS: Final = "exec.items"
 NODE_ID: Final = "node.id"
 NODE_NAME: Final = "node.name"
 ERROR_TYPE: Final = "error.type"
@@ -110,7 +109,11 @@ ERROR_WORDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute of the registry: `kinds` are the span kinds that may carry it (empty: the resource or any span)."""
+    """One attribute of the registry.
+
+    `kinds` are the span kinds that may carry it (empty: all of them); `on` is what carries it: `span`, `link` or `resource`.
+    `type` is OpenTelemetry's word: `string`, `int`, `boolean` or `string[]`.
+    """
 
     key: str
     type: str
@@ -118,9 +121,15 @@ class Attribute:
     example: object
     kinds: tuple[Kind, ...] = ()
     stability: str = "development"
+    on: str = "span"
 
 
-_STEPLIKE = (Kind.STEP, Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE)
+_PARTS = (Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE)
+_STEPLIKE = (Kind.STEP, *_PARTS)
+_ON_WORKERS = (Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.PHASE)
+# `load` and `store` have an outcome only where their worker died in them.
+_WITH_OUTCOME = (Kind.RUN, Kind.LEVEL, Kind.GATE, Kind.STEP, *_ON_WORKERS, Kind.WORKER)
+_WITH_ERROR = tuple(kind for kind in _WITH_OUTCOME if kind is not Kind.LEVEL)
 
 ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(
@@ -129,29 +138,30 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(EXEC_KIND, "string", "What the span stands for; absent on spans of the user's own.", "task"),
     Attribute(EXEC_NAME, "string", "The experiment's name.", "demo", (Kind.RUN,)),
     Attribute(EXEC_TEMPLATE, "string", "The step's name template: few values, fit for grouping.", "tokenize/{name}", _STEPLIKE),
-    Attribute(EXEC_LEVEL, "int", "The topological generation, 1 is first.", 2, (Kind.LEVEL, Kind.GATE, *_STEPLIKE)),
+    Attribute(EXEC_LEVEL, "int", "The topological generation, 1 is first; groups have none.", 2, (Kind.LEVEL, Kind.GATE, *_STEPLIKE)),
     Attribute(EXEC_TASK_ID, "string", "The node id; of an item `<node id>/<index>`.", "tokenize/wiki-1f6e23/3", (Kind.TASK,)),
-    Attribute(EXEC_ATTEMPT, "int", "The attempt, from 1.", 1, _STEPLIKE),
-    Attribute(
-        EXEC_WORKER_ID,
-        "string",
-        "The worker, as in the record.",
-        "0",
-        (Kind.TASK, Kind.LOAD, Kind.VERIFY, Kind.STORE, Kind.PHASE, Kind.WORKER, Kind.WORKER_INIT),
-    ),
+    Attribute(EXEC_ATTEMPT, "int", "The attempt, from 1.", 1, _PARTS),
+    Attribute(EXEC_WORKER_ID, "string", "The worker, as in the record.", "0", (*_ON_WORKERS, Kind.WORKER, Kind.WORKER_INIT)),
     Attribute(EXEC_PHASE, "string", "The phase's name.", "llm_call", (Kind.PHASE,)),
-    Attribute(EXEC_OUTCOME, "string", "success, failure, timeout, error, cancellation or skip.", "success"),
+    Attribute(EXEC_OUTCOME, "string", "success, failure, timeout, error, cancellation or skip; of a run also interrupted.", "success", _WITH_OUTCOME),
     Attribute(EXEC_DEPENDS_ON, "string[]", "Node ids of the blocking dependencies.", ["download/wiki-1f6e23"], (Kind.STEP,)),
-    Attribute(EXEC_EDGE, "string", "On links: `data`, `nonblocking`, `retry`, `cached` or `resumed`.", "data"),
+    Attribute(EXEC_EDGE, "string", "What a link stands for: `data`, `nonblocking`, `retry` or `cached`.", "data", (Kind.STEP, Kind.TASK), on="link"),
     Attribute(EXEC_CACHED, "boolean", "The step was not run: an earlier run's output stands.", True, (Kind.STEP,)),
     Attribute(EXEC_CPU_NS, "int", "CPU time of the task in nanoseconds, children that were waited for included.", 1_200_000, (Kind.TASK,)),
-    Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes.", 104_857_600, (Kind.TASK,)),
+    Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes, where its process runs one task at a time.", 104_857_600, (Kind.TASK,)),
     Attribute(EXEC_LOCK_HOLDER, "string", "Who held the step's lock.", "host:boot:4711:1700000000", (Kind.WAIT,)),
-    Attribute(EXEC_ITEMS, "int", "How many items a fan-out had.", 8, (Kind.PHASE,)),
-    Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`.", "tokenize/wiki-1f6e23", _STEPLIKE),
+    Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`; of a phase under an id of its own, that.", "tokenize/wiki-1f6e23", _STEPLIKE),
     Attribute(NODE_NAME, "string", "The step's name.", "tokenize/wiki", _STEPLIKE),
-    Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "ValueError", stability="stable"),
+    Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "ValueError", _WITH_ERROR, "stable"),
     Attribute(CODE_FUNCTION, "string", "The function's qualified name.", "exp._tokenize", (Kind.TASK,), "stable"),
     Attribute(CODE_FILE, "string", "The file that holds the function.", "exp.py", (Kind.TASK,), "stable"),
     Attribute(CODE_LINE, "int", "The function's first line.", 12, (Kind.TASK,), "stable"),
+    Attribute("service.name", "string", "`OTEL_SERVICE_NAME`, else the experiment's name.", "demo", stability="stable", on="resource"),
+    Attribute("service.instance.id", "string", "The run: its `exec.id`, the same for all its processes.", "exec_4bf9...", on="resource"),
+    Attribute("telemetry.sdk.name", "string", "What made the spans: `otel_exec`.", "otel_exec", stability="stable", on="resource"),
+    Attribute("telemetry.sdk.language", "string", "`python`.", "python", stability="stable", on="resource"),
+    Attribute("telemetry.sdk.version", "string", "The version of otel_exec.", "0.1.0", stability="stable", on="resource"),
+    Attribute("host.name", "string", "The machine of the driver.", "node-1", on="resource"),
+    Attribute("process.pid", "int", "The process that wrote the span.", 4711, on="resource"),
+    Attribute("vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"),
 )

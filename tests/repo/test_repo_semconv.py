@@ -1,0 +1,162 @@
+"""The registry of names against what runs emit."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step
+from otel_exec.record import locks
+from otel_exec.record.step_files import read_events
+from otel_exec.semconv import ATTRIBUTES, EXEC_EDGE, EXEC_KIND, Kind
+from otel_exec.testing import recorded_spans, run_in
+
+TYPES = {
+    "string": lambda value: type(value) is str,
+    "int": lambda value: type(value) is int,
+    "boolean": lambda value: type(value) is bool,
+    "string[]": lambda value: isinstance(value, list | tuple) and all(type(each) is str for each in value),
+}
+REGISTRY = {on: {each.key: each for each in ATTRIBUTES if each.on == on} for on in ("span", "link", "resource")}
+METADATA = {"item", "model", "tokens"}
+# Only where the script lies in a git repository.
+NOT_EVERYWHERE = {"vcs.ref.head.revision"}
+
+
+def _item(number):
+    with phase("inside", item=number):
+        pass
+
+
+def _make(config):
+    Path(config["out"]).mkdir(parents=True, exist_ok=True)
+    with phase("call", model="m", tokens=3):
+        map_tasks(_item, range(3))
+
+
+def _flaky(config):
+    mark = Path(config["mark"])
+    if not mark.exists():
+        mark.touch()
+        with phase("fails"):
+            raise ValueError("the first time")
+
+
+def _fail(config):
+    raise LookupError("always")
+
+
+make, flaky, fail = deferred(_make), deferred(_flaky), deferred(_fail)
+
+
+def _verify(config, output_path):
+    assert output_path
+
+
+@step("make/{name}", verify=_verify, override_output_path="{name}")
+def make_one(name):
+    return make({"out": output()})
+
+
+@step("flaky", retries=1)
+def flaky_one(upstream, mark):
+    return flaky({"upstream": upstream, "mark": mark})
+
+
+@step("fails")
+def failing(upstream):
+    return fail({"upstream": upstream})
+
+
+@step("group")
+def group(mark):
+    made = make_one("held")
+    failing(flaky_one(made, mark))
+    return make({"out": output(), "made": made})
+
+
+def _held_for_a_while(path, holder, over):
+    """Hold a step's lock until a run says that it waits, or is over."""
+    while not over.wait(0.01):
+        if "WAITING" in [event.status for event in read_events(path)]:
+            break
+    locks.release(path, holder)
+
+
+def _run_all(folder, executor):
+    """A run with everything in it that a run on one machine can show, and the same again; returns the records."""
+    held = str(folder / "outputs" / "held")
+    holder = locks.driver_id("exec_" + "12" * 16)
+    assert locks.acquire(held, holder).taken
+    over = threading.Event()
+    other = threading.Thread(target=_held_for_a_while, args=(held, holder, over))
+    other.start()
+    records = []
+    try:
+        for _ in range(2):
+            with pytest.raises(StepsFailed) as caught:
+                run_in(folder, [group(str(folder / "mark"))], executor=executor, workers=2, gates=[lambda level: None])
+            records.append(caught.value.record)
+    finally:
+        over.set()
+        other.join()
+    return records
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return [record for executor in ("inline", "threads", "processes") for record in _run_all(tmp_path_factory.mktemp(executor), executor)]
+
+
+def test_what_runs_emit_is_registered(records):
+    """Each attribute of each span, link and resource of a run is in the registry, with its type and on a kind that may carry it."""
+    wrong = set()
+    for record in records:
+        for span in recorded_spans(record):
+            assert span.kind in set(Kind), span
+            carried = [("span", key, value) for key, value in {EXEC_KIND: span.kind, **span.attributes}.items() if key not in METADATA]
+            carried += [("link", key, value) for link in span.links for key, value in {EXEC_EDGE: link.edge, **link.attributes}.items()]
+            for on, key, value in carried:
+                known = REGISTRY[on].get(key)
+                if known is None or not TYPES[known.type](value) or (known.kinds and span.kind not in known.kinds):
+                    wrong.add((on, span.kind, key, type(value).__name__))
+    assert wrong == set()
+
+
+def test_what_is_registered_is_emitted(records):
+    """Each kind, and each attribute on each kind that always has it, is emitted by one of the runs: the registry promises nothing that never comes."""
+    found = defaultdict(set)
+    for record in records:
+        for span in recorded_spans(record):
+            for key in (EXEC_KIND, *span.attributes, *(EXEC_EDGE for _ in span.links)):
+                found[key].add(span.kind)
+    assert found[EXEC_KIND] == set(Kind)
+    never = {each.key for on in ("span", "link") for each in REGISTRY[on].values() if not found[each.key]}
+    assert never == set()
+    assert {link.edge for record in records for span in recorded_spans(record) for link in span.links} >= {"data", "retry", "cached"}
+    sometimes = {"exec.outcome", "error.type"}  # on some kinds only where a worker died
+    missing = {(each.key, kind) for each in REGISTRY["span"].values() if each.key not in sometimes for kind in each.kinds if kind not in found[each.key]}
+    assert missing == set()
+
+
+def test_resources_are_registered(records):
+    """The resource of every writer's lines has the registry's keys, and their types."""
+    for record in records:
+        for path in Path(record.run_folder, "spans").glob("*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                (spans,) = json.loads(line)["resourceSpans"]
+                keys = {pair["key"]: next(iter(pair["value"])) for pair in spans["resource"]["attributes"]}
+                assert {key: f"{REGISTRY['resource'][key].type}Value" for key in keys} == keys
+                assert set(REGISTRY["resource"]) - set(keys) <= NOT_EVERYWHERE
+
+
+def test_examples_have_their_type():
+    """Each key is registered once, with an example of its type and a sentence that ends."""
+    assert len({(each.on, each.key) for each in ATTRIBUTES}) == len(ATTRIBUTES)
+    for each in ATTRIBUTES:
+        assert TYPES[each.type](each.example), each.key
+        assert each.brief.endswith("."), each.key
