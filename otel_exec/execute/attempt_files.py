@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from otel_exec import semconv
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
@@ -48,7 +46,7 @@ class AttemptFiles:
             RecordError: the lock can't be written.
         """
         settings, envelope = self._settings, self._envelope
-        if envelope.locked or not settings.use_locks:
+        if envelope.locked:
             return ""
         state = locks.acquire(envelope.output_path, settings.lock_holder)
         if not state.taken:
@@ -61,16 +59,9 @@ class AttemptFiles:
             self.succeeded_meanwhile = self._rerun and events[-1].status == StatusWord.SUCCESS
         return ""
 
-    def earlier_info(self) -> bytes:
-        """Return the `.executor_info` that is there, as JSON."""
-        info = step_files.read_info(self._envelope.output_path)
-        return msgspec.json.encode(info) if info is not None else b""
-
     def begin(self) -> None:
-        """Make the output folder and say RUNNING, dated at created; raises `RecordError` or `OSError`."""
+        """Say RUNNING in the output folder, which the lock made, dated at created; raises `RecordError` or `OSError`."""
         envelope = self._envelope
-        if not self._settings.use_locks:  # the lock file lies in the folder
-            step_files.make_output_folder(envelope.output_path)
         if envelope.attempt == 1:
             if self._rerun:  # an earlier run's log is not this one's
                 storage.remove(envelope.output_path + step_files.LOG)
@@ -80,7 +71,7 @@ class AttemptFiles:
         """Append the last event; raises `RecordError` or `OSError`."""
         event = self._event(semconv.STATUS_OF_OUTCOME[Outcome(outcome)], at_ns)
         if error is not None:
-            event.message = f"{error.type.removeprefix('builtins.')}: {error.message}"
+            event.message = f"{error.type}: {error.message}"
         event.execution_start_time = started_ns / 1e9
         event.execution_end_time = completed_ns / 1e9
         step_files.append_event(self._envelope.output_path, event)
@@ -105,12 +96,10 @@ class AttemptFiles:
 
     def release(self) -> None:
         """Let the lock go; what goes wrong is a warning."""
-        settings = self._settings
-        if settings.use_locks:
-            try:
-                locks.release(self._envelope.output_path, settings.lock_holder)
-            except (RecordError, OSError) as error:
-                self._warnings.append(("lock_not_released", str(error)))
+        try:
+            locks.release(self._envelope.output_path, self._settings.lock_holder)
+        except (RecordError, OSError) as error:
+            self._warnings.append(("lock_not_released", str(error)))
 
     def _event(self, status: StatusWord, at_ns: int) -> step_files.StatusEvent:
         recorder, envelope = self._recorder, self._envelope

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.span_record import SpanLimits
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class RunSettings(msgspec.Struct, frozen=True):
     exec_id: str
     trace_id: str
     run_span_id: str
-    prefix: str
     run_folder: str
-    service_name: str
     lock_holder: str
     clock_offset_ns: int
     sampled: bool = True
@@ -65,15 +64,8 @@ class RunSettings(msgspec.Struct, frozen=True):
     limits: SpanLimits = SpanLimits()
 
 
-class OpenSpan(msgspec.Struct, frozen=True):
-    """A span that has not ended, as far as is known."""
-
-    span_id: str
-    parent_span_id: str
-    kind: str
-    name: str
-    node_id: str
-    start_ns: int
+# A span that has not ended, as far as is known.
+OpenSpan = OpenEntry
 
 
 class WorkerStarted(msgspec.Struct, frozen=True):

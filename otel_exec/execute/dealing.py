@@ -50,8 +50,8 @@ class Table(Protocol):
         """Send an item to the shared queue, or to an extra worker's own; returns its sequence number."""
         ...
 
-    def extra_worker(self, fan: Fan) -> WorkerProcess:
-        """Start a worker for one fan-out alone."""
+    def extra_worker(self, fan: Fan) -> WorkerProcess | None:
+        """Start a worker for one fan-out alone; `None` where there are as many as there can be."""
         ...
 
     def dismiss(self, worker: WorkerProcess) -> None:

@@ -27,8 +27,6 @@ class Helpers(Protocol):
     Whoever helps takes items with `FanOut.take(helper=True)` and hands in what came of them with `FanOut.settle`, from any thread.
     """
 
-    by_value: bool
-
     def opened(self, fan_out: FanOut) -> None:
         """There is a fan-out with items to take."""
         ...
@@ -56,8 +54,6 @@ class Helpers(Protocol):
 
 class NoHelpers:
     """Nobody helps: inline, or a child process that a step forked."""
-
-    by_value = False
 
     def opened(self, fan_out: FanOut) -> None:
         """Nothing to do."""

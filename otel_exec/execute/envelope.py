@@ -6,8 +6,6 @@ They hold no open files, no clocks, no OpenTelemetry objects.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
@@ -17,12 +15,10 @@ __all__ = ["ErrorInfo", "TaskEnvelope", "TaskReport"]
 
 
 class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
-    """One attempt at a step, for a worker.
+    """One attempt at a step, for a worker; the call itself (function, config, call style, verify hook) travels beside it, packed by `execute/packing.py` or as it is.
 
-    `call` is the pickled (function, config, call style), made by `execute/packing.py`; the executors that share memory put the objects into `direct` instead and leave `call` empty.
     `info` is the static half of `.executor_info`, a JSON object as bytes. `locked`: the step's lock is held by this driver already (a later attempt).
     `last_attempt`: a failure of this one is final, so the worker writes it to the status file. `parent_span_id` is the step span, `span_id` the task span to be made.
-    `verify`: argv templates, or `None` for the step's own, which travel in `call` whether commands or a function.
     `force`: run it although its status file says SUCCESS.
     """
 
@@ -40,8 +36,6 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
     first_created_ns: int
     output_path: str
     info: bytes
-    call: bytes = b""
-    verify: tuple[str, ...] | None = None
     timeout_s: float | None = None
     previous_span_id: str = ""
     code_file: str = ""
@@ -66,11 +60,12 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     """What an attempt came to.
 
     `spans` are the attempt's `load`, `task`, `verify` and `store` spans, those that were made, in order of start: the numbers of the record come from them.
-    `outcome` is a word of `semconv.Outcome`; `found`: "" normally; `"cached"`: the step had succeeded meanwhile in another run, nothing was run (`info_found` is its `.executor_info`);
+    `outcome` is a word of `semconv.Outcome`; `found`: "" normally; `"cached"`: the step had succeeded meanwhile in another run, nothing was run;
     `"locked"`: another run holds the lock (`holder` says who), nothing was run.
     `telemetry` is what went wrong with the process's spans since its last report: (code, one sentence, how many).
     `phases` and `items` are folded per name; `nodes` are those of phases whose node id is not the step's (requirement D).
-    Units: `*_ns` instants since the Unix epoch; `cpu_ns` nanoseconds; `peak_rss_bytes` bytes, `None` where the system can't tell.
+    `log_tail` holds the last lines of what a failed attempt printed.
+    Units: `*_ns` instants since the Unix epoch.
     """
 
     node_id: str
@@ -86,13 +81,9 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     error: ErrorInfo | None = None
     found: str = ""
     holder: str = ""
-    info_found: bytes = b""
-    cpu_ns: int | None = None
-    peak_rss_bytes: int | None = None
     log_tail: str = ""
     log_path: str | None = None
     unspanned: int = 0
     warnings: list[tuple[str, str]] = []
     tokens: dict[str, int] = {}
-    extra: dict[str, Any] = {}
     telemetry: list[tuple[str, str, int]] = []

@@ -9,7 +9,6 @@ import os
 from typing import TYPE_CHECKING
 
 from otel_exec.execute import verify
-from otel_exec.execute.base import OpenSpan
 from otel_exec.execute.capture import ProxiedStreams, StreamCapture
 from otel_exec.execute.context import Call, WorkerContext
 from otel_exec.execute.door import Door, Helpers, NoHelpers
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from otel_exec.plan.graph import Step
     from otel_exec.spans.open_spans import OpenEntry
 
-__all__ = ["WRITER", "InProcess", "direct_call", "open_span"]
+__all__ = ["WRITER", "InProcess", "direct_call"]
 
 # The spool's writer for tasks that run in the driver's process.
 WRITER = "driver-tasks"
@@ -38,11 +37,6 @@ def direct_call(step: Step) -> Call:
     """Return a step's call as it is."""
     hook = step.verify if callable(step.verify) else verify.commands(step.verify)
     return (step.fn, step.config, step.call_style, hook)
-
-
-def open_span(entry: OpenEntry) -> OpenSpan:
-    """Return an entry of an open-span table as what executors give out."""
-    return OpenSpan(entry.span_id, entry.parent_span_id, entry.kind, entry.name, entry.node_id, entry.start_ns)
 
 
 class InProcess:
@@ -94,9 +88,9 @@ class InProcess:
             late_timeouts=late_timeouts,
         )
 
-    def open_spans(self, node_id: str, first: str = "") -> Sequence[OpenSpan]:
+    def open_spans(self, node_id: str, first: str = "") -> Sequence[OpenEntry]:
         """Return what is open of a step, the span `first` first."""
-        found = [open_span(entry) for entry in self._table.entries() if entry.node_id == node_id]
+        found = [entry for entry in self._table.entries() if entry.node_id == node_id]
         return sorted(found, key=lambda span: (span.span_id != first, span.start_ns))
 
     def close(self) -> None:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_exec.clock import Clock
-    from otel_exec.execute.base import Notice, OpenSpan, RunSettings
+    from otel_exec.execute.base import Notice, RunSettings
     from otel_exec.execute.context import Call, WorkerContext
     from otel_exec.execute.envelope import TaskEnvelope
     from otel_exec.plan.graph import Step
+    from otel_exec.spans.open_spans import OpenEntry
 
 __all__ = ["InlineExecutor"]
 
@@ -104,7 +105,7 @@ class InlineExecutor:
     def kill(self, node_id: str, attempt: int) -> None:
         """Do nothing: when the runner's thread is here, no attempt runs."""
 
-    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
+    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenEntry]:
         """Return what is open of the step."""
         del attempt
         return self._parts.open_spans(node_id) if self._parts is not None else ()

@@ -91,11 +91,6 @@ class LogFile:
         self._total_done = 0
         self._remote = storage.is_remote(output_path)
 
-    @property
-    def begun(self) -> bool:
-        """Whether anything was written."""
-        return self._total_done > 0
-
     def update(self, kept: Bounded) -> None:
         """Bring a local file up to date; a remote one is written at the end alone."""
         if self._remote or kept.total == self._total_done:

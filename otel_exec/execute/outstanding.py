@@ -136,6 +136,10 @@ class Outstanding:
 
     # --- hands ------------------------------------------------------------------------------------------------------------------------------------
 
+    def has_slot(self) -> bool:
+        """Whether there is a place in the page for one more worker."""
+        return bool(self._slots)
+
     def give_slot(self) -> int:
         """Return a place in the page for a new worker."""
         slot = self._slots.pop()

@@ -32,7 +32,6 @@ __all__ = ["FanOuts", "run_remote_item"]
 
 # A result longer than this goes through a file, not through the driver.
 _RESULT_BYTES = 512 * 1024
-_FLOOD_BYTES = 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
 _result_decoder = msgspec.msgpack.Decoder(tuple[str, ItemReport])
@@ -91,8 +90,6 @@ class FanOuts:
 
 class _Shipping:
     """The helpers of one fan-out: workers that the driver knows to be idle."""
-
-    by_value = True
 
     def __init__(self, fan_outs: FanOuts, fid: str) -> None:
         self._all = fan_outs

@@ -39,9 +39,9 @@ class ProcessTable:
             worker.queue.put(sent.sequence, Message.ITEM, body)
         return sent.sequence
 
-    def extra_worker(self, fan: Fan) -> WorkerProcess:
-        """Start a worker for one fan-out alone."""
-        return self._pool._start_worker(only=fan)
+    def extra_worker(self, fan: Fan) -> WorkerProcess | None:
+        """Start a worker for one fan-out alone, where there is room for one."""
+        return self._pool._start_worker(only=fan) if self._pool._out.has_slot() else None
 
     def dismiss(self, worker: WorkerProcess) -> None:
         """End an extra worker in order."""

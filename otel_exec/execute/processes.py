@@ -12,7 +12,6 @@ import os
 import selectors
 import shutil
 import socket
-import struct
 import tempfile
 import time
 import weakref
@@ -21,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from otel_exec import semconv
-from otel_exec.errors import OtelExecError
-from otel_exec.execute.base import Beat, Claimed, OpenSpan, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.errors import OtelExecError, UsageError
+from otel_exec.execute import wire
+from otel_exec.execute.base import Beat, Claimed, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.dealing import Dealer
 from otel_exec.execute.envelope import TaskReport
 from otel_exec.execute.failure import of_exit
@@ -32,6 +32,7 @@ from otel_exec.execute.process_table import ProcessTable
 from otel_exec.execute.salvage import keep_output
 from otel_exec.execute.wire import Kind, TaskQueue
 from otel_exec.execute.worker_process import WorkerProcess
+from otel_exec.spans.open_spans import OpenEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     from otel_exec.execute.outstanding import Sent
     from otel_exec.plan.graph import Step
 
-__all__ = ["ProcessesExecutor"]
+__all__ = ["MAX_WORKERS", "ProcessesExecutor"]
 
-_U64 = struct.Struct("<Q")
-_CLAIM = struct.Struct("<Qq")
 _report_decoder = msgspec.msgpack.Decoder(TaskReport)
+_beat_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[OpenEntry, ...]])
 _encode = msgspec.msgpack.Encoder().encode
+
+# Each worker has a place in the shared page; some are left for workers that are extra, and for those that take the place of others before these are buried.
+MAX_WORKERS = wire.SLOTS - 64
 
 # After a worker's death, what is neither in the queue nor in a live worker's hands by then is lost and sent again.
 _AUDIT_S = 0.5
@@ -70,6 +73,8 @@ class ProcessesExecutor:
     by_value = True
 
     def __init__(self, workers: int) -> None:
+        if workers > MAX_WORKERS:
+            raise UsageError(f"--workers {workers} is more worker processes than can be kept: take at most {MAX_WORKERS}")
         self.workers = workers
         self.prefetch = _AHEAD * workers
         self._selector = selectors.DefaultSelector()
@@ -166,7 +171,7 @@ class ProcessesExecutor:
         self._kill_sequence(sequence)
         self._unreport(node_id, attempt)
 
-    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
+    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenEntry]:
         """Return what is open in the attempt's worker, its task span first."""
         sequence = self._out.attempts.get((node_id, attempt))
         worker = self._holder(sequence) if sequence is not None else None
@@ -257,22 +262,22 @@ class ProcessesExecutor:
         if kind == Kind.REPORT:
             self._on_report(worker, payload)
         elif kind == Kind.CLAIMED:
-            sequence, at_ns = _CLAIM.unpack(payload)
+            sequence, at_ns = wire.CLAIM.unpack(payload)
             sent = self._out.claimed(sequence, worker, at_ns)
             if sent is not None and sent.envelope is not None and not sent.silent:
                 self._notices.append(Claimed(sent.envelope.node_id, sent.envelope.attempt, worker.worker_id, at_ns))
         elif kind == Kind.ITEM_DONE:
-            sent = self._out.ended(_U64.unpack_from(payload)[0], worker)
+            sent = self._out.ended(wire.U64.unpack_from(payload)[0], worker)
             if sent is not None and sent.fan is not None:
-                self._dealer.done(sent.fan, sent.sequence, payload[_U64.size :])
+                self._dealer.done(sent.fan, sent.sequence, payload[wire.U64.size :])
                 self._watch_writers()
         elif kind == Kind.READY:
             worker.ready = True
             self._stillborn = 0
-            self._notices.append(WorkerReady(worker.worker_id, _U64.unpack(payload)[0]))
+            self._notices.append(WorkerReady(worker.worker_id, wire.U64.unpack(payload)[0]))
         elif kind == Kind.BEAT:
-            at_ns, entries = msgspec.msgpack.decode(payload)
-            self._notices.append(Beat(worker.worker_id, at_ns, tuple(OpenSpan(*entry) for entry in entries)))
+            at_ns, entries = _beat_decoder.decode(payload)
+            self._notices.append(Beat(worker.worker_id, at_ns, entries))
         elif kind == Kind.OUTPUT:
             node_id, text = msgspec.msgpack.decode(payload)
             self._notices.append(Output(worker.worker_id, node_id, text))
@@ -283,9 +288,9 @@ class ProcessesExecutor:
             self._dealer.on_frame(worker, kind, payload)
 
     def _on_report(self, worker: WorkerProcess, payload: bytes) -> None:
-        sent = self._out.ended(_U64.unpack_from(payload)[0], worker)
+        sent = self._out.ended(wire.U64.unpack_from(payload)[0], worker)
         if sent is not None and not sent.silent:
-            self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[_U64.size :])))
+            self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[wire.U64.size :])))
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------------------
 
@@ -295,7 +300,7 @@ class ProcessesExecutor:
     def _interrupt(self, sequence: int) -> None:
         worker = self._holder(sequence)
         if worker is not None:
-            worker.tell(Kind.INTERRUPT, _U64.pack(sequence))
+            worker.tell(Kind.INTERRUPT, wire.U64.pack(sequence))
 
     def _unreport(self, node_id: str, attempt: int) -> None:
         self._notices = [

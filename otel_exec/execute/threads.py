@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_exec.clock import Clock
-    from otel_exec.execute.base import Notice, OpenSpan, RunSettings
+    from otel_exec.execute.base import Notice, RunSettings
     from otel_exec.execute.context import Call, WorkerContext
     from otel_exec.execute.envelope import TaskEnvelope
     from otel_exec.execute.items import ItemEnvelope
     from otel_exec.plan.graph import Step
+    from otel_exec.spans.open_spans import OpenEntry
 
 __all__ = ["ThreadsExecutor"]
 
@@ -144,7 +145,7 @@ class ThreadsExecutor:
                 if not (isinstance(notice, Reported) and (notice.report.node_id, notice.report.attempt) == (node_id, attempt))
             ]
 
-    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
+    def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenEntry]:
         """Return what is open of the step, its task span first."""
         worker = self._running(node_id, attempt)
         if self._parts is None:
@@ -371,8 +372,6 @@ class ThreadsExecutor:
 
 class _ThreadHelpers:
     """Idle threads help with a fan-out."""
-
-    by_value = False
 
     def __init__(self, executor: ThreadsExecutor, owner: _Worker) -> None:
         self._executor = executor

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     from otel_exec.execute.interrupts import SignalGuard
 
-__all__ = ["MESSAGE_BYTES", "Frames", "Hello", "Kind", "Link", "Message", "TaskQueue", "frame", "read_message", "remove", "sequence_of"]
+__all__ = ["CLAIM", "MESSAGE_BYTES", "U64", "Frames", "Hello", "Kind", "Link", "Message", "TaskQueue", "frame", "read_message", "remove", "sequence_of"]
 
 _HEAD = struct.Struct("<IB")
+# What begins a frame's payload: a sequence number or an instant; a sequence number and the instant of its claim.
+U64 = struct.Struct("<Q")
+CLAIM = struct.Struct("<Qq")
 _SEQUENCE = struct.Struct("<QB")
 
 # Longer messages go through a file. Below the bound of a datagram on every system (macOS: net.local.dgram.maxdgram is raised by SO_SNDBUF) and of one cheap receive.

@@ -8,7 +8,7 @@ Telemetry never changes the outcome; nothing that the user's function does (shor
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from otel_exec import semconv
 from otel_exec.aggregate.task_fold import TaskFold
@@ -43,14 +43,14 @@ def run_attempt(context: WorkerContext, envelope: TaskEnvelope, *, call: bytes =
     Args:
         context: the worker's.
         envelope: the attempt.
-        call: the packed call where it does not lie in the envelope.
+        call: the packed call, between processes.
         direct: the call itself, among threads.
         sequence: the attempt's number in the executor, by which it may be interrupted.
 
     Returns:
         The report; `None` when the attempt was abandoned meanwhile: then nothing of it is written but its lock's release.
     """
-    return _Attempt(context, envelope, call or envelope.call, direct, sequence).run()
+    return _Attempt(context, envelope, call, direct, sequence).run()
 
 
 class _Attempt:
@@ -103,7 +103,7 @@ class _Attempt:
             if self.error is None:
                 self._load()
             self._execute()
-            if not context.guard.abandoned and self.error is None and self._hook() is not None:
+            if not context.guard.abandoned and self.error is None and self.call is not None and self.call[3] is not None:
                 self._verify()
             if context.guard.abandoned:
                 self._leave()
@@ -121,11 +121,10 @@ class _Attempt:
             return self._refused("locked", holder=holder)
         if not files.succeeded_meanwhile:
             return None
-        info = files.earlier_info()
         files.release()
-        return self._refused("cached", info_found=info)
+        return self._refused("cached")
 
-    def _refused(self, found: str, *, holder: str = "", info_found: bytes = b"") -> TaskReport:
+    def _refused(self, found: str, *, holder: str = "") -> TaskReport:
         now = self.now()
         return TaskReport(
             node_id=self.envelope.node_id,
@@ -138,12 +137,11 @@ class _Attempt:
             phases={},
             found=found,
             holder=holder,
-            info_found=info_found,
             warnings=self.warnings,
         )
 
     def _prepare(self) -> None:
-        """Make the output folder and say RUNNING."""
+        """Say RUNNING."""
         try:
             self.files.begin()
         except (RecordError, OSError) as error:
@@ -271,9 +269,6 @@ class _Attempt:
 
     # --- after the function -----------------------------------------------------------------------------------------------------------------------
 
-    def _hook(self) -> Any:
-        return self.envelope.verify or (self.call[3] if self.call is not None else None)
-
     def _verify(self) -> None:
         context, envelope = self.context, self.envelope
         assert self.call is not None
@@ -286,7 +281,7 @@ class _Attempt:
         try:
             try:
                 guard.arm()
-                verify.check(self._hook(), self.call[1], envelope.output_path, environ=environ, feed=feed)
+                verify.check(self.call[3], self.call[1], envelope.output_path, environ=environ, feed=feed)
             finally:
                 guard.disarm()
         except verify.NotVerified as error:
@@ -354,8 +349,6 @@ class _Attempt:
             items=items,
             nodes=nodes,
             error=self.error,
-            cpu_ns=self.cpu_ns,
-            peak_rss_bytes=self.peak_rss,
             log_tail=caught.tail if self.error is not None else "",
             log_path=caught.log_path,
             unspanned=unspanned,

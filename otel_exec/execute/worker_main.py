@@ -17,7 +17,6 @@ import pickle
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -52,8 +51,6 @@ __all__ = ["main"]
 _BEAT_S = 1.0
 _SOON_S = 0.1
 _ANSWER_S = 30.0
-_U64 = struct.Struct("<Q")
-_CLAIM = struct.Struct("<Qq")
 _PR_SET_PDEATHSIG = 1
 
 _step_decoder = msgspec.msgpack.Decoder(tuple[TaskEnvelope, bytes])
@@ -156,7 +153,7 @@ class Worker:
 
     def serve(self) -> None:
         """Take messages and run them until there are no more."""
-        self.link.send(frame(Kind.READY, _U64.pack(self.clock.now_ns())))
+        self.link.send(frame(Kind.READY, wire.U64.pack(self.clock.now_ns())))
         gc.freeze()  # what was imported is never garbage: collections in tasks needn't look at it
         while True:
             data = self._receive()
@@ -213,7 +210,7 @@ class Worker:
         envelope = _item_decoder.decode(body)
         self._node_id = envelope.node_id
         if envelope.timeout_s is not None:
-            self.link.send(frame(Kind.CLAIMED, _CLAIM.pack(sequence, self.clock.now_ns())))
+            self.link.send(frame(Kind.CLAIMED, wire.CLAIM.pack(sequence, self.clock.now_ns())))
         self._busy = True
         report = run_remote_item(self.context, envelope, self.packer, self.hello.folder, sequence)
         self._busy = False
@@ -221,10 +218,10 @@ class Worker:
         self._done(Kind.ITEM_DONE, sequence, _encoder.encode(report))
 
     def _done(self, kind: int, sequence: int, body: bytes) -> None:
-        self.pending.append(frame(kind, _U64.pack(sequence) + body))
+        self.pending.append(frame(kind, wire.U64.pack(sequence) + body))
 
     def _claimed(self, _envelope: TaskEnvelope, sequence: int, at_ns: int) -> None:
-        self.pending.append(frame(Kind.CLAIMED, _CLAIM.pack(sequence, at_ns)))
+        self.pending.append(frame(Kind.CLAIMED, wire.CLAIM.pack(sequence, at_ns)))
         self._flush()
 
     def _door(self, context: WorkerContext, attributes: dict[str, Any], node_id: str) -> Door:
@@ -246,7 +243,7 @@ class Worker:
     def listen(self, first: list[tuple[int, bytes]]) -> None:
         """Start listening to the driver."""
         threading.Thread(target=self._listen, args=(first,), name="otel-exec-driver-link", daemon=True).start()
-        _instrument_with_first_thread()
+        provider.instrument_with_first_thread()
 
     def _listen(self, first: list[tuple[int, bytes]]) -> None:
         try:
@@ -279,17 +276,16 @@ class Worker:
                     _die_with_parent()
             flood = self.capture.look()
             if self.capture.cut:
-                wire.SLOT.pack_into(self._page, self._slot_at, _U64.unpack_from(self._page, self._slot_at)[0], wire.NO_OFFSET)
+                wire.SLOT.pack_into(self._page, self._slot_at, wire.U64.unpack_from(self._page, self._slot_at)[0], wire.NO_OFFSET)
             now_ns = self.clock.now_ns()
             if self._busy and now_ns - beat_ns >= _BEAT_S * 0.9e9:
                 beat_ns = now_ns
-                entries = [(e.span_id, e.parent_span_id, e.kind, e.name, e.node_id, e.start_ns) for e in self.table.entries()]
-                self.link.send(frame(Kind.BEAT, _encoder.encode((now_ns, entries))))
+                self.link.send(frame(Kind.BEAT, _encoder.encode((now_ns, self.table.entries()))))
             wait_s = _SOON_S if flood else _BEAT_S if not self._busy else _BEAT_S / 2
 
     def _on_frame(self, kind: int, payload: bytes) -> None:
         if kind == Kind.INTERRUPT:
-            self.guard.request(_U64.unpack(payload)[0])
+            self.guard.request(wire.U64.unpack(payload)[0])
         elif kind == Kind.MAIN:
             name, digest = msgspec.msgpack.decode(payload)
             with self._answered:
@@ -312,21 +308,9 @@ class Worker:
 def _encode_report(report: TaskReport) -> bytes:
     try:
         return _encoder.encode(report)
-    except (TypeError, ValueError, OverflowError):  # a user's attribute that msgpack can't hold: the spans are in the spool, the outcome must get home
-        return _encoder.encode(msgspec.structs.replace(report, warnings=[*report.warnings, ("report_cut", report.node_id)], spans=[], extra={}))
-
-
-def _instrument_with_first_thread() -> None:
-    """Have threads inherit the task's context, from the first one that the user's code starts: the instrumentation takes 50 ms to import, and most steps start none."""
-    plain = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        if threading.Thread.start is start:
-            threading.Thread.start = plain  # type: ignore[method-assign]  # it was there before
-            provider.instrument_threads()
-        threading.Thread.start(thread)
-
-    threading.Thread.start = start  # type: ignore[method-assign, assignment]  # until it is called
+    except (TypeError, ValueError, OverflowError) as error:  # a user's attribute that msgpack can't hold: the spans are in the spool, the outcome must get home
+        message = f"{report.node_id}: the report of attempt {report.attempt} came home without its spans, which are in the spool: {error}"
+        return _encoder.encode(msgspec.structs.replace(report, warnings=[*report.warnings, ("report_cut", message)], spans=[]))
 
 
 def _log_to_stderr() -> None:

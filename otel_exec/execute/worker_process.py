@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_exec.execute import wire
-from otel_exec.execute.in_process import open_span
 from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import read_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from otel_exec.execute.base import OpenSpan, RunSettings
+    from otel_exec.execute.base import RunSettings
     from otel_exec.execute.wire import TaskQueue
+    from otel_exec.spans.open_spans import OpenEntry
 
 __all__ = ["WorkerProcess"]
 
@@ -98,10 +98,9 @@ class WorkerProcess:
 
     # --- its files --------------------------------------------------------------------------------------------------------------------------------
 
-    def open_spans(self) -> list[OpenSpan]:
+    def open_spans(self) -> list[OpenEntry]:
         """Return what is open in it, by its mapped memory; task spans first."""
-        spans = [open_span(entry) for entry in read_open(self._open_path)]
-        return sorted(spans, key=lambda span: (span.kind != Kind.TASK, span.start_ns))
+        return sorted(read_open(self._open_path), key=lambda span: (span.kind != Kind.TASK, span.start_ns))
 
     def sweep(self) -> None:
         """Remove its files: it is gone."""

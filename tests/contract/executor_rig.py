@@ -60,9 +60,7 @@ class Rig:
             "exec_id": "exec_" + "a" * 32,
             "trace_id": "a" * 32,
             "run_span_id": "b" * 16,
-            "prefix": self.folder,
             "run_folder": run_folder,
-            "service_name": "rig",
             "lock_holder": driver_id(),
             "clock_offset_ns": self.clock.offset_ns,
         }

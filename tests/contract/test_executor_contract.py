@@ -150,18 +150,9 @@ def test_a_step_that_succeeded_meanwhile_is_cached(rig):
     rig.submit(steps.fail, attempt=2)
     report = rig.report(attempt=2)
     assert (report.found, report.error) == ("cached", None)
-    assert json.loads(report.info_found)["exec_id"] == rig.settings.exec_id
     assert not rig.has(".executor_status.lock")
     rig.submit(steps.fail, attempt=3, force=True)
     assert rig.report(attempt=3).outcome == "failure"
-
-
-def test_without_locks(kind, tmp_path):
-    """Where locks are off none is taken, and the folder is made all the same."""
-    with Rig(kind, tmp_path, use_locks=False) as rig:
-        rig.submit(steps.nothing)
-        assert rig.report().outcome == "success"
-        assert events(rig) == ["RUNNING", "SUCCESS"]
 
 
 def test_an_output_folder_that_cannot_be_made(rig, tmp_path):
@@ -251,12 +242,12 @@ def test_cpu_and_memory(rig):
     """CPU time is the task's; peak memory is, where a process runs one task, else unknown."""
     rig.submit(steps.use_cpu)
     report = rig.report()
-    assert 40_000_000 <= report.cpu_ns < 5_000_000_000
-    assert span_of(report, "task").attributes["exec.cpu.time"] == report.cpu_ns
+    task = span_of(report, "task").attributes
+    assert 40_000_000 <= task["exec.cpu.time"] < 5_000_000_000
     if rig.kind == "processes" and os.path.exists("/proc/self/clear_refs"):
-        assert 60_000_000 < report.peak_rss_bytes < 2_000_000_000
+        assert 60_000_000 < task["exec.memory.peak_rss"] < 2_000_000_000
     else:
-        assert report.peak_rss_bytes is None
+        assert "exec.memory.peak_rss" not in task
 
 
 # --- verify ---------------------------------------------------------------------------------------------------------------------------------------

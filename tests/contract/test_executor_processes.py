@@ -12,12 +12,17 @@ import threading
 import time
 
 import executor_steps as steps
+import msgspec
 import pytest
 from executor_rig import DEADLINE_S, Rig, make_step, wait_for
 from executor_steps import Config
 
-from otel_exec.errors import Mistake
+from otel_exec.errors import Mistake, UsageError
 from otel_exec.execute.base import Reported, WorkerDied, WorkerReady, WorkerStarted
+from otel_exec.execute.envelope import TaskReport
+from otel_exec.execute.processes import MAX_WORKERS, ProcessesExecutor
+from otel_exec.execute.worker_main import _encode_report
+from otel_exec.testing import memory_recorder
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -249,3 +254,20 @@ def test_the_environment_carries_the_task(rig, tmp_path):
     envelope = rig.submit(steps.carrier, Config(str(tmp_path / "carrier")))
     rig.report()
     assert (tmp_path / "carrier").read_text() == f"00-{rig.settings.trace_id}-{envelope.span_id}-01"
+
+
+def test_more_workers_than_can_be_kept():
+    """Each worker has a place in a page of fixed size: more workers than that are refused, by the flag's name and with the bound."""
+    with pytest.raises(UsageError, match=rf"--workers {MAX_WORKERS + 1} .* at most {MAX_WORKERS}"):
+        ProcessesExecutor(MAX_WORKERS + 1)
+
+
+def test_a_report_that_cannot_be_encoded_comes_home_without_its_spans():
+    """A user's attribute that msgpack can't hold costs the report its spans, not its outcome; the warning is a sentence."""
+    span = msgspec.structs.replace(memory_recorder()[0].make("task", "task f", 1, 2), attributes={"big": 1 << 70})
+    report = TaskReport("step", 1, "0", "success", 1, 2, [span], {})
+    cut = msgspec.msgpack.decode(_encode_report(report), type=TaskReport)
+    assert (cut.outcome, cut.spans) == ("success", [])
+    ((code, message),) = cut.warnings
+    assert code == "report_cut"
+    assert message.startswith("step: the report of attempt 1 came home without its spans, which are in the spool: ")

@@ -90,9 +90,7 @@ def test_a_forked_child_says_nothing(monkeypatch):
 
 def test_envelopes_and_reports_cross_processes():
     """What crosses processes comes back equal from msgpack."""
-    envelope = TaskEnvelope(
-        "n-1", "n", "n/{x}", "f", None, 2, True, True, "p" * 16, "s" * 16, 1, 2, "/out", b"{}", verify=("a", "b"), timeout_s=1.5, force=True
-    )
+    envelope = TaskEnvelope("n-1", "n", "n/{x}", "f", None, 2, True, True, "p" * 16, "s" * 16, 1, 2, "/out", b"{}", timeout_s=1.5, force=True)
     span = SpanRecord("t" * 32, "s" * 16, "p" * 16, "task f", "task", 1, 2, {"a": 1, "b": ["x"]}, (SpanLink("t" * 32, "q" * 16, "retry"),), 2, "m")
     fold = PhaseFold(count=1, total_ns=5, min_ns=5, max_ns=5)
     fold.samples.add(5)
