@@ -14,7 +14,7 @@ import msgspec
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
 from otel_exec.aggregate.rebuild import fold_task_spans
-from otel_exec.clock import to_iso
+from otel_exec.clock import from_iso, to_iso
 from otel_exec.metrics import MetricsCollector
 from otel_exec.record.model import OpenRecord, Progress, RunRecord, StatusRecord
 from otel_exec.record.run_store import find_run, read_journal, read_record
@@ -108,6 +108,9 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     fold_task_spans(aggregator, spans)
     record = render(aggregator)
     if record.outcome == "running" and not alive:
+        # Steps that ran on wrote neither spans nor transitions: the last sign of life is then the status.
+        status = _status(folder)
+        last_ns = max(last_ns, (status and from_iso(status.updated_at)) or 0)
         record.outcome = "interrupted"
         record.duration_ns = last_ns - aggregator.start_ns
         record.end_time = to_iso(last_ns)
@@ -141,12 +144,17 @@ def _driver_lives(folder: str) -> bool:
     """Return whether the driver that status.json names may still live; without one it is taken for dead."""
     from otel_exec.record import locks
 
+    status = _status(folder)
+    return status is not None and bool(status.driver) and not locks.holder_dead(status.driver or "")
+
+
+def _status(folder: str) -> StatusRecord | None:
+    """Return a run's status.json; `None` where there is none that can be read."""
     try:
         with open(os.path.join(folder, "status.json"), "rb") as file:
-            status = msgspec.json.decode(file.read(), type=StatusRecord)
+            return msgspec.json.decode(file.read(), type=StatusRecord)
     except (OSError, msgspec.MsgspecError):
-        return False
-    return bool(status.driver) and not locks.holder_dead(status.driver or "")
+        return None
 
 
 def _with_export(record: RunRecord, folder: str) -> RunRecord:
@@ -158,5 +166,5 @@ def _with_export(record: RunRecord, folder: str) -> RunRecord:
         state = read_export(folder)
         known = state.endpoints.get(export.endpoint) if state is not None else None
         if known is not None:
-            export.spans_acknowledged = known.spans_acknowledged
+            export.spans_acknowledged, export.spans_rejected = known.spans_acknowledged, known.spans_rejected
     return record

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "summary": "where the time of a run went",
     "runs": "the runs under a prefix",
+    "replay": "send what a run's endpoints never acknowledged",
 }
 
 _HELP = """\

@@ -102,12 +102,14 @@ def _newest_export(record: SummaryRecord) -> Export | None:
     if known is None or not known.endpoints:
         return None
     said = record.export or Export()
-    endpoint = said.endpoint if said.endpoint in known.endpoints else next(iter(known.endpoints))
+    # Of several endpoints, after a replay to another one say, the one that has most tells how far the spans have come; the run's own goes first.
+    endpoint = max(known.endpoints, key=lambda name: (known.endpoints[name].spans_acknowledged, name == said.endpoint))
     progress = known.endpoints[endpoint]
     settled = progress.spans_acknowledged + progress.spans_rejected
     return Export(
         endpoint=endpoint,
         protocol=progress.protocol or said.protocol,
         spans=max(said.spans, settled),
-        spans_acknowledged=max(said.spans_acknowledged, progress.spans_acknowledged),
+        spans_acknowledged=progress.spans_acknowledged,
+        spans_rejected=progress.spans_rejected,
     )

@@ -120,4 +120,4 @@ def exported(summary: ExportSummary, aggregator: Aggregator) -> Export:
     if not summary.endpoints:
         return Export()
     first = summary.endpoints[0]
-    return Export(endpoint=first.url, protocol=first.protocol, spans=first.spans, spans_acknowledged=first.acknowledged)
+    return Export(endpoint=first.url, protocol=first.protocol, spans=first.spans, spans_acknowledged=first.acknowledged, spans_rejected=first.rejected)

@@ -7,6 +7,7 @@ on stdout: the dry run, the short summary. How it looks is `report`'s; this modu
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -232,4 +233,6 @@ class TerminalListener(LiveListener):
             self._painter.say(f"nothing to run: {self.total} step{'s' * (self.total != 1)} had succeeded before", self._look.width)
         look = look_of(sys.stdout, os.environ)
         run_json = self._config.run_json or "run.json"
-        Painter(sys.stdout).say(short_summary(record, look, run_json=run_json, trace_url=self._config.trace_url), look.width)
+        Painter(sys.stdout).say(
+            short_summary(record, look, run_json=run_json, trace_url=self._config.trace_url, replay=f"otel-exec replay {shlex.quote(run_json)}"), look.width
+        )

@@ -1,7 +1,7 @@
 """Sections -> text for a given width, signs and colour.
 
 What comes in: `Section`s and a `Look`. What goes out: lines that fit the width. Two things may pass it: a single word wider than the whole line,
-and paths and addresses, which stand on one line each, since one that is broken can be neither opened nor copied.
+and paths and addresses, which are never broken, since what is broken can be neither opened nor copied: one that does not fit beside its label has a line of its own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def as_text(sections: Sequence[Section], look: Look) -> str:
     """Return the sections as text, ending in a newline, a blank line between two."""
     blocks = []
     for section in sections:
+        if not section.in_text:
+            continue
         body = _body(section, look)
         if not body and not section.top:
             continue
@@ -78,10 +80,19 @@ def _fact_lines(facts: Sequence[Fact], look: Look) -> list[str]:
     for label, fact in zip(labels, facts, strict=True):
         value = look.text(fact.said if fact.said is not None else _cell(fact.value, fact.kind))
         style = OUTCOME_STYLES.get(str(fact.value), "") if fact.kind == "outcome" else ""
-        first, *rest = [value] if fact.kind == "path" else wrap(value, room)
+        said = [value] if fact.kind == "path" else wrap(value, room)
+        if len(said) == 1 and display_width(value) > room:
+            lines += [_INDENT + look.styled(label, "dim"), look.styled(_own_line(value, look), style)]
+            continue
+        first, *rest = said
         lines.append(_INDENT + look.styled(pad(label, edge), "dim") + look.styled(first, style))
         lines += [_INDENT + " " * edge + look.styled(line, style) for line in rest]
     return lines
+
+
+def _own_line(text: str, look: Look) -> str:
+    """Return a text that can't be broken on a line of its own: one step in where it fits there, else less."""
+    return (_INDENT * 2 if display_width(text) + 2 * len(_INDENT) <= look.width else _INDENT) + text
 
 
 def _entry_lines(entry: Entry, look: Look) -> list[str]:
@@ -90,7 +101,11 @@ def _entry_lines(entry: Entry, look: Look) -> list[str]:
     for text in entry.lines:
         lines += [_INDENT * 2 + line for line in wrap(look.text(text), max(1, look.width - 2 * len(_INDENT)))]
     for label, path in entry.paths:
-        lines.append(_INDENT * 2 + look.styled(f"{label} ", "dim") + look.text(path))
+        shown = look.text(path)
+        if display_width(f"{label} {shown}") + 2 * len(_INDENT) <= look.width:
+            lines.append(_INDENT * 2 + look.styled(f"{label} ", "dim") + shown)
+        else:
+            lines += [_INDENT * 2 + look.styled(label, "dim"), _own_line(shown, look)]
     return lines
 
 
@@ -192,4 +207,6 @@ def _cell(value: Any, kind: str) -> str:
         return share_text(value)
     if kind == "bytes":
         return bytes_text(value)
+    if kind == "words":
+        return str(value or "").replace("_", " ")
     return UNKNOWN if value is None or value == "" else str(value)

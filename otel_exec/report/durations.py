@@ -6,7 +6,7 @@ Rounds half up, and into the next unit where that is reached, so that no text ev
 
 from __future__ import annotations
 
-__all__ = ["UNKNOWN", "bytes_text", "count_text", "duration_text", "share_text", "shares_of_whole"]
+__all__ = ["UNKNOWN", "bytes_text", "count_text", "duration_text", "exact_text", "share_text", "shares_of_whole"]
 
 UNKNOWN = "-"
 
@@ -38,6 +38,20 @@ def duration_text(duration_ns: int | None) -> str:
         return f"{minutes}m{seconds}s" if seconds else f"{minutes}m"
     hours, minutes = divmod(_rounded(duration_ns, 60 * _S), 60)
     return f"{hours}h{minutes}m" if minutes else f"{hours}h"
+
+
+def exact_text(duration_ns: int | None) -> str:
+    """Return a duration in four digits or more, `11.24s`, `263.1ms`, where a percentage beside it should be found again by hand; otherwise as `duration_text`."""
+    if duration_ns is None or duration_ns < _MS:
+        return duration_text(duration_ns)
+    for unit, name, next_unit in ((_MS, "ms", _S), (_S, "s", 60 * _S)):
+        for decimals in (3, 2, 1):
+            digits = _rounded(duration_ns * 10**decimals, unit)
+            if digits < 10_000 and digits * unit < next_unit * 10**decimals:
+                return f"{digits // 10**decimals}.{digits % 10**decimals:0{decimals}}{name}"
+    seconds = _rounded(duration_ns, _S)
+    hours, minutes, seconds = seconds // 3600, seconds // 60 % 60, seconds % 60
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s"
 
 
 def share_text(share: float | None) -> str:

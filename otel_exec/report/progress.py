@@ -18,6 +18,7 @@ from otel_exec.report.text_safety import display_width, first_line, pad, shorten
 __all__ = ["LevelProgress", "ProgressView", "RunningStep", "StepEvent", "event_line", "output_lines", "progress_lines"]
 
 _BAR = 20
+_LEAST_ETA_NS = 1_000_000
 _STYLES = {"finished": "green", "cached": "cyan", "failed": "red", "timeout": "red", "cancelled": "yellow", "retrying": "yellow", "waiting": "yellow"}
 
 
@@ -100,7 +101,8 @@ def progress_lines(view: ProgressView, look: Look, *, height: int = 24) -> list[
 def _headline(view: ProgressView, look: Look) -> str:
     share = min(1.0, (view.done + view.failed) / view.total) if view.total else 1.0
     times = [duration_text(view.elapsed_ns)]
-    if view.eta_ns is not None:
+    # Less than a millisecond left while steps run means that they took longer than usual, and nobody knows how much longer.
+    if view.eta_ns is not None and view.eta_ns >= _LEAST_ETA_NS:
         times.append(f"ETA {duration_text(view.eta_ns)}")
     done = f"{int(share * 100)}%", f"{view.done:,}/{view.total:,}"
     failed = [f"{view.failed:,} failed"] if view.failed else []

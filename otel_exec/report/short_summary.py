@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from otel_exec.report.as_text import as_text
 from otel_exec.report.durations import duration_text, share_text
 from otel_exec.report.look import Look
-from otel_exec.report.steps import count_steps, execution_ns, labels, longest, reached
-from otel_exec.report.summary import PART_TITLES, outcome_phrase, trace_address
+from otel_exec.report.steps import count_steps, execution_ns, labels, longest, plural, ran_anything, reached
+from otel_exec.report.summary import in_spool, outcome_phrase, trace_address, was_sent
 from otel_exec.report.summary_record import AnyRecord
 from otel_exec.report.table import Fact, Section
-from otel_exec.report.wall import PARTS
+from otel_exec.report.wall_parts import wall_parts
 
 __all__ = ["short_summary"]
 
 _SLOWEST = 3
 _PARTS = 4
+_LEAST_SHARE = 0.005
 
 
 def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None, trace_url: str | None = None, replay: str | None = None) -> str:
@@ -36,7 +37,7 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
         Fact("outcome", record.outcome, "outcome", label="outcome", said=outcome_phrase(record)),
         Fact("steps", None, label="steps", said=reached(count_steps(record), over=record.outcome != "running")),
     ]
-    time_went = _time_went(record)
+    time_went = _time_went(record) if ran_anything(record) else ""
     if time_went:
         facts.append(Fact("wall", None, label="time went", said=time_went))
     slowest = _slowest(record)
@@ -50,33 +51,32 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
                 "critical_path",
                 None,
                 label="critical",
-                said=f"path of {duration_text(path.duration_ns)} in {len(path.steps):,} steps; {outside} of the wall time lie outside it",
+                said=f"path of {duration_text(path.duration_ns)} in {plural(len(path.steps), 'step')}; {outside} of the wall time lies outside it",
             )
         )
     if record.warnings:
         count = sum(warning.count for warning in record.warnings)
         facts.append(Fact("warnings", None, label="warnings", said=f"{count:,}, the first: {record.warnings[0].message}"))
     facts.append(Fact("run_json", run_json or f"{record.run_folder}/run.json", "path", label="record"))
-    address = trace_address(trace_url, record.trace_id)
     export = record.export
+    address = trace_address(trace_url, record.trace_id) if was_sent(export) else None
     if address:
         facts.append(Fact("trace", address, "path", label="trace"))
     elif export is not None and export.endpoint:
         facts.append(Fact("trace", record.trace_id, label="trace id"))
     notes = []
-    if export is not None and export.endpoint and export.spans > export.spans_acknowledged:
-        left = export.spans - export.spans_acknowledged
-        notes.append(f"{left:,} of {export.spans:,} spans did not get out and stay in the spool" + (f"; {replay} sends them" if replay else f": {record.run_folder}/spans"))
+    if export is not None and export.endpoint and (left := in_spool(export)):
+        notes.append(
+            f"{left:,} of {export.spans:,} spans did not get out and stay in the spool"
+            + (f"; {replay} sends them" if replay else f": {record.run_folder}/spans")
+        )
     return as_text([Section("", record.experiment.name, facts=tuple(facts), notes=tuple(notes), top=True)], look)
 
 
 def _time_went(record: AnyRecord) -> str:
     """Return the largest parts of the wall time in words."""
-    if record.wall is None or not record.duration_ns:
-        return ""
-    parts = sorted(((getattr(record.wall, f"{part}_ns"), -i, part) for i, part in enumerate(PARTS)), reverse=True)
-    shown = [(part_ns, part) for part_ns, _, part in parts[:_PARTS] if part_ns * 200 >= record.duration_ns]
-    return ", ".join(f"{PART_TITLES[part]} {duration_text(part_ns)} ({share_text(part_ns / record.duration_ns)})" for part_ns, part in shown)
+    largest = sorted(wall_parts(record), key=lambda part: -part.duration_ns)[:_PARTS]
+    return ", ".join(f"{part.title} {duration_text(part.duration_ns)} ({part.percent})" for part in largest if part.share >= _LEAST_SHARE)
 
 
 def _slowest(record: AnyRecord) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 
-__all__ = ["StepCounts", "count_steps", "execution_ns", "labels", "outcome_word", "reached", "total_ns"]
+__all__ = ["StepCounts", "count_steps", "execution_ns", "labels", "left_open", "longest", "outcome_word", "plural", "ran_anything", "reached", "total_ns"]
 
 FAILURES = frozenset({"failure", "timeout", "error"})
 
@@ -19,6 +19,7 @@ FAILURES = frozenset({"failure", "timeout", "error"})
 class StepCounts(msgspec.Struct, frozen=True):
     """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet.
 
+    `not_needed` are ancestors that nobody asked for, since what depends on them was there; `not_run` those that something kept from running.
     `failed` includes those whose failure is an earlier run's, which were not to be run again; these are `failed_before`.
     """
 
@@ -29,6 +30,7 @@ class StepCounts(msgspec.Struct, frozen=True):
     failed_before: int = 0
     cancelled: int = 0
     cached: int = 0
+    not_needed: int = 0
     not_run: int = 0
     open: int = 0
     groups: int = 0
@@ -80,9 +82,36 @@ def count_steps(record: AnyRecord) -> StepCounts:
         elif step.outcome == "cancellation" and ran:
             tally["ran"] += 1
             tally["cancelled"] += 1
+        elif step.reason == "not_needed":
+            tally["not_needed"] += 1
         else:
             tally["not_run"] += 1
     return StepCounts(**tally)
+
+
+def ran_anything(record: AnyRecord) -> bool:
+    """Whether there was anything to do: false where every step had succeeded before, or was not needed because of it."""
+    if record.outcome != "success" or any(step.attempts for step in record.steps):
+        return True
+    counts = count_steps(record)
+    waited = record.wall is not None and record.wall.waiting_ns > 0
+    return waited or not counts.cached or counts.cached + counts.not_needed < counts.total
+
+
+def left_open(record: AnyRecord) -> list[AnyStep]:
+    """Return the steps that were created and had no end of their own when an interrupted run was broken off."""
+    if record.outcome != "interrupted":
+        return []
+    return [
+        step
+        for step in record.steps
+        if not step.group and step.start_ns is not None and (step.outcome is None or (step.error is not None and step.error.type == "interrupted"))
+    ]
+
+
+def plural(count: int, word: str) -> str:
+    """Return a count with its word: `1 step`, `1,200 steps`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def labels(record: AnyRecord) -> dict[str, str]:
@@ -108,6 +137,7 @@ def reached(counts: StepCounts, *, over: bool) -> str:
             for number, word in (
                 (counts.failed_before, "failed before"),
                 (counts.cached, "cached"),
+                (counts.not_needed, "not needed"),
                 (counts.not_run, "not run"),
                 (counts.open, "left open" if over else "not done yet"),
             )

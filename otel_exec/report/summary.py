@@ -6,35 +6,22 @@ Every number is the record's own: nothing is measured and nothing rounded here.
 
 from __future__ import annotations
 
-from typing import Any
+import msgspec
 
 from otel_exec.errors import UsageError
 from otel_exec.record.model import Export
-from otel_exec.report.durations import duration_text, shares_of_whole
-from otel_exec.report.steps import count_steps, labels, reached
-from otel_exec.report.summary_lists import errors_section, gates_section, phases_section, warnings_section, workers_section
+from otel_exec.report.durations import duration_text
+from otel_exec.report.steps import count_steps, labels, plural, ran_anything, reached
+from otel_exec.report.summary_lists import errors_section, gates_section, left_open_section, phases_section, warnings_section, workers_section
 from otel_exec.report.summary_record import AnyRecord
 from otel_exec.report.summary_steps import critical_path_section, steps_section
 from otel_exec.report.table import Column, Fact, Section, Table
-from otel_exec.report.wall import PARTS
+from otel_exec.report.wall_parts import wall_parts
 
-__all__ = ["PART_TITLES", "SORTS", "SUMMARY_SCHEMA_VERSION", "outcome_phrase", "summary", "trace_address"]
+__all__ = ["SORTS", "SUMMARY_SCHEMA_VERSION", "in_spool", "outcome_phrase", "summary", "trace_address", "was_sent"]
 
 SUMMARY_SCHEMA_VERSION = "1.0"
 SORTS = ("start", "duration", "name")
-
-PART_TITLES = {
-    "executing": "executing",
-    "verifying": "verifying",
-    "storing": "storing",
-    "loading": "loading",
-    "gates": "gates",
-    "worker_startup": "worker start-up",
-    "queued": "queued",
-    "waiting": "waiting on another run",
-    "backoff": "back-off",
-    "driver": "the driver itself",
-}
 
 
 def summary(
@@ -60,13 +47,21 @@ def summary(
         raise UsageError(f"can't sort by {sort!r}: it takes {', '.join(SORTS)}")
     names = labels(record)
     steps = [step for step in record.steps if not step.group]
+    # Where nothing ran there is nothing to tell but that: tables of dashes are for machines alone.
+    tables = [
+        msgspec.structs.replace(section, in_text=ran_anything(record))
+        for section in (
+            _wall(record),
+            workers_section(record, top),
+            steps_section(record, steps, names, sort, top),
+            critical_path_section(record, steps, names, top),
+            phases_section(record, steps, names, top),
+        )
+    ]
     return [
         _heading(record, record_path),
-        _wall(record),
-        workers_section(record, top),
-        steps_section(record, steps, names, sort, top),
-        critical_path_section(record, steps, names, top),
-        phases_section(record, steps, names, top),
+        left_open_section(record, names),
+        *tables,
         gates_section(record),
         errors_section(steps, names, top),
         warnings_section(record, top),
@@ -86,10 +81,21 @@ def trace_address(template: str | None, trace_id: str) -> str | None:
     return template.replace("{trace_id}", trace_id) if template and trace_id else None
 
 
+def was_sent(export: Export | None) -> bool:
+    """Whether a backend may have something of the run: an endpoint was set, or spans were acknowledged."""
+    return export is not None and bool(export.endpoint or export.spans_acknowledged)
+
+
+def in_spool(export: Export) -> int:
+    """Return how many spans wait in the spool: neither acknowledged nor refused for good."""
+    return max(0, export.spans - export.spans_acknowledged - export.spans_rejected)
+
+
 def _heading(record: AnyRecord, record_path: str | None) -> Section:
     counts = count_steps(record)
     executor = record.executor
-    workers = f"{executor.workers} worker{'' if executor.workers == 1 else 's'}"
+    # Where no worker was started, how many there might have been says nothing.
+    workers = f", {plural(executor.workers, 'worker')}" if record.workers else ""
     limit = f", at most {executor.max_concurrent} at once" if executor.max_concurrent else ""
     started = _instant(record.start_time)
     when = started if record.end_time is None else f"{started} to {_until(started, _instant(record.end_time))}"
@@ -108,7 +114,7 @@ def _heading(record: AnyRecord, record_path: str | None) -> Section:
             {"kind": executor.kind, "workers": executor.workers, "max_concurrent": executor.max_concurrent, "barrier": executor.barrier},
             "json",
             label="executor",
-            said=f"{executor.kind}, {workers}{limit}{', with barrier' if executor.barrier else ''}",
+            said=f"{executor.kind}{workers}{limit}{', with barrier' if executor.barrier else ''}",
         ),
         Fact(
             "step_counts",
@@ -122,20 +128,32 @@ def _heading(record: AnyRecord, record_path: str | None) -> Section:
         Fact("resumed_from", record.resumed_from and record.resumed_from.exec_id, label="goes on from" if record.resumed_from else ""),
     ]
     description = (record.experiment.description,) if record.experiment.description else ()
-    notes = _state_notes(record, counts.total, counts.cached)
+    notes = _state_notes(record, counts.total)
     return Section("", f"otel-exec summary: {record.experiment.name}", intro=description, facts=tuple(facts), notes=notes, top=True)
 
 
-def _state_notes(record: AnyRecord, total: int, cached: int) -> tuple[str, ...]:
+def _state_notes(record: AnyRecord, total: int) -> tuple[str, ...]:
     if record.outcome == "running":
         return ("The run goes on; this is how far its record has come.",)
     if record.outcome == "interrupted":
         return ("The run was killed before it could end: what was open then is closed at its last sign of life.",)
     if not total:
         return ("The run had no steps.",)
-    if cached == total:
-        return ("Nothing had to run: every step had succeeded before.",)
+    if not ran_anything(record):
+        return (f"Nothing had to run: every step that was asked for had succeeded before.{_earlier(record)}",)
     return ()
+
+
+def _earlier(record: AnyRecord) -> str:
+    """Return the sentence on what cached steps took when they ran, "" where nothing is known of it."""
+    sources = [step.cached_from for step in record.steps if step.cached and not step.group and step.cached_from]
+    known = [source.duration_seconds for source in sources if source.duration_seconds is not None]
+    if not known:
+        return ""
+    runs = {source.exec_id for source in sources if source.exec_id}
+    where = f", in {runs.pop()}" if len(runs) == 1 else f", in {len(runs):,} earlier runs" if runs else ""
+    what = "They" if len(known) == len(sources) else f"{len(known):,} of them are known to have"
+    return f" {what} {'took' if what == 'They' else 'taken'} {duration_text(round(sum(known) * 1e9))} in all{where}."
 
 
 def _instant(text: str) -> str:
@@ -149,22 +167,15 @@ def _until(start: str, end: str) -> str:
 
 
 def _wall(record: AnyRecord) -> Section:
-    wall = record.wall
     columns = (
         Column("part", "", min_width=12),
         Column("duration", "", "duration"),
         Column("share", "", "share"),
         Column("bar", "", "bar", priority=1),
     )
-    rows: list[tuple[Any, ...]] = []
-    shown: list[tuple[Any, ...]] = []
-    if wall is not None and record.duration_ns:
-        parts = [getattr(wall, f"{part}_ns") for part in PARTS]
-        for part, part_ns, tenths in zip(PARTS, parts, shares_of_whole(parts), strict=True):
-            rows.append((part, part_ns, part_ns / record.duration_ns, None))
-            if part_ns:
-                shown.append((PART_TITLES[part], part_ns, tenths, part_ns / record.duration_ns))
-    said = tuple((title, part_ns, f"{tenths // 10}.{tenths % 10}%" if tenths else "<0.1%", share) for title, part_ns, tenths, share in shown)
+    parts = wall_parts(record)
+    rows = [(part.part, part.duration_ns, part.share, None) for part in parts]
+    said = tuple((part.title, part.duration_ns, part.percent, part.share) for part in parts if part.duration_ns)
     text_columns = (columns[0], columns[1], Column("share", "", "right"), columns[3])
     return Section(
         "wall",
@@ -176,7 +187,7 @@ def _wall(record: AnyRecord) -> Section:
 
 def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> Section:
     address = trace_address(trace_url, record.trace_id)
-    left = None if export is None else max(0, export.spans - export.spans_acknowledged)
+    left = None if export is None else in_spool(export)
     facts = [
         Fact("trace_id", record.trace_id, label="" if address else "trace id"),
         Fact("url", address, "path", label="address" if address else ""),
@@ -184,13 +195,15 @@ def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> S
     ]
     if export is None or export.endpoint is None:
         said = "nothing: no endpoint was set (OTEL_EXPORTER_OTLP_ENDPOINT)"
-    elif left:
-        said = f"{export.spans_acknowledged:,} of {export.spans:,} spans; {left:,} still in the spool"
+    elif left or export.spans_rejected:
+        parts = [(left, "still in the spool"), (export.spans_rejected, "refused for good")]
+        said = f"{export.spans_acknowledged:,} of {export.spans:,} spans; {', '.join(f'{count:,} {word}' for count, word in parts if count)}"
     else:
         said = f"all {export.spans:,} spans"
     facts += [
         Fact("spans", export and export.spans, "count"),
         Fact("spans_acknowledged", export and export.spans_acknowledged, "count", label="exported", said=said),
+        Fact("spans_rejected", export and export.spans_rejected, "count"),
         Fact("spans_in_spool", left, "count"),
     ]
     return Section("trace", "Trace", facts=tuple(facts))

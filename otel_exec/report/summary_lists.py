@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_exec.clock import from_iso
-from otel_exec.report.durations import duration_text, share_text
-from otel_exec.report.steps import FAILURES
+from otel_exec.report.durations import exact_text, share_text
+from otel_exec.report.steps import FAILURES, left_open, plural
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 from otel_exec.report.table import Column, Entry, Fact, Section, Table
 from otel_exec.report.text_safety import first_line
 
-__all__ = ["errors_section", "gates_section", "phases_section", "warnings_section", "workers_section"]
+__all__ = ["errors_section", "gates_section", "left_open_section", "phases_section", "warnings_section", "workers_section"]
 
 
 def workers_section(record: AnyRecord, top: int | None) -> Section:
@@ -60,12 +60,13 @@ def workers_section(record: AnyRecord, top: int | None) -> Section:
     )
     title = "How busy the workers were"
     if share is not None:
-        title += f": {share_text(share)} ({duration_text(busy_ns)} of {duration_text(there_ns)})"
+        title += f": {share_text(share)} ({exact_text(busy_ns)} of {exact_text(there_ns)})"
     return Section(
         "workers",
         title,
+        notes=("Steps that were open when the run was broken off are not in it.",) if rows and left_open(record) else (),
         facts=(Fact("busy", busy_ns, "duration"), Fact("uptime", there_ns, "duration"), Fact("busy_share", share, "share")),
-        table=Table("list", columns, rows, hidden=hidden, more=f"and {hidden:,} more workers that were less busy" if hidden else ""),
+        table=Table("list", columns, rows, hidden=hidden, more=f"and {plural(hidden, 'more worker')} less busy than these" if hidden else ""),
     )
 
 
@@ -87,10 +88,13 @@ def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str,
             if phase.total_ns > own[8]:
                 own[7], own[8] = place, phase.total_ns
     executing_ns = sum(attempt.execution_ns or 0 for step in steps for attempt in step.attempts)
+    items_ns = sum(step.items.busy_ns for step in steps if step.items)
+    # An attempt that was lost may have left its phases without a length of its own: then they are what is known of the whole.
+    whole_ns = max(executing_ns + items_ns, sum(own[4] for own in sums.values()))
     ranked = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     shown = ranked if top is None else ranked[:top]
     rows = [
-        (name, count, total, own_ns, share / executing_ns if executing_ns else None, longest_ns, errors, where_count, where)
+        (name, count, total, own_ns, share / whole_ns if whole_ns else None, longest_ns, errors, where_count, where)
         for name, (where_count, count, total, own_ns, share, longest_ns, errors, where, _) in shown
     ]
     hidden = len(ranked) - len(shown)
@@ -105,8 +109,9 @@ def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str,
         Column("steps", "Steps", "count", priority=5),
         Column("most_in", "Most of it in", "name", min_width=14, priority=6),
     )
-    notes = ("Share is the phase's part of all execution; where phases overlap each counts for its part.",) if rows else ()
-    more = f"and {hidden:,} more phases that took less" if hidden else ""
+    included = ", items of fan-outs included" if items_ns else ""
+    notes = (f"Share is the phase's part of all execution{included}; where phases overlap each counts for its part.",) if rows else ()
+    more = f"and {plural(hidden, 'more phase')} that took less" if hidden else ""
     return Section("phases", "Phases that took most", table=Table("phases", columns, rows, hidden=hidden, more=more), notes=notes)
 
 
@@ -120,6 +125,27 @@ def gates_section(record: AnyRecord) -> Section:
     )
     rows = [(gate.name, gate.level, gate.outcome, gate.end_ns - gate.start_ns) for gate in record.gates]
     return Section("gates", "Gates", table=Table("gates", columns, rows))
+
+
+def left_open_section(record: AnyRecord, names: dict[str, str]) -> Section:
+    """Return what an interrupted run left open, longest first: a step counts from when a worker took it, or, where none did, from when it was ready."""
+    rows: list[tuple[Any, ...]] = []
+    for step in left_open(record):
+        last = step.attempts[-1] if step.attempts else None
+        taken = last is not None and last.claimed_ns is not None
+        since_ns = last.claimed_ns if last is not None and last.claimed_ns is not None else step.start_ns
+        open_ns = None if record.duration_ns is None or since_ns is None else max(0, record.duration_ns - since_ns)
+        rows.append((step.node_id, names[step.node_id], "running" if taken else "ready", len(step.attempts), last and last.worker_id, open_ns))
+    rows.sort(key=lambda row: -(row[5] or 0))
+    columns = (
+        Column("node_id", "", "json"),
+        Column("name", "Step", "name", min_width=14),
+        Column("state", "It was"),
+        Column("attempt", "Attempt", "count", priority=2),
+        Column("worker_id", "Worker", "name", min_width=6, priority=1),
+        Column("open", "For", "duration"),
+    )
+    return Section("left_open", "Open when the run was broken off", table=Table("left_open", columns, rows))
 
 
 def errors_section(steps: Sequence[AnyStep], names: dict[str, str], top: int | None) -> Section:
@@ -140,7 +166,9 @@ def errors_section(steps: Sequence[AnyStep], names: dict[str, str], top: int | N
     columns = tuple(Column(key, "") for key in ("node_id", "name", "outcome", "attempts", "type", "message", "where", "log"))
     skipped = sum(1 for step in steps if step.reason == "upstream_failed")
     notes = (
-        (f"{skipped:,} step{' was' if skipped == 1 else 's were'} not run because of {'it' if len(failed) == 1 else 'these'}.",) if skipped and failed else ()
+        (f"{plural(skipped, 'step')} {'was' if skipped == 1 else 'were'} not run because of {'it' if len(failed) == 1 else 'these'}.",)
+        if skipped and failed
+        else ()
     )
     if hidden:
         notes = (f"and {hidden:,} more that failed", *notes)

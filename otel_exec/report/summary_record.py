@@ -58,6 +58,7 @@ class SummaryAttempt(msgspec.Struct, gc=False):
     attempt: int
     worker_id: str | None = None
     outcome: str | None = None
+    claimed_ns: int | None = None
     start_ns: int | None = None
     wait_ns: int | None = None
     queue_ns: int | None = None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_exec.report.durations import duration_text, share_text
-from otel_exec.report.steps import execution_ns, longest, outcome_word, total_ns
+from otel_exec.report.steps import execution_ns, longest, outcome_word, plural, total_ns
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 from otel_exec.report.table import Column, Fact, Section, Table
 
@@ -34,7 +34,9 @@ def steps_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, 
     if hidden:
         kept = {step.node_id for step in shown}
         rest = [execution_ns(step) or 0 for step in steps if step.node_id not in kept]
-        more = f"and {hidden:,} more steps of at most {duration_text(max(rest))}, {duration_text(sum(rest))} in all"
+        more = f"and {plural(hidden, 'more step')} of at most {duration_text(max(rest))}, {duration_text(sum(rest))} in all"
+    # Why a step did not run is worth more than what others took of the machine.
+    machine_priority = 10 if any(step.reason and step.reason != "cached" for step in shown) else 6
     columns = (
         Column("node_id", "", "json"),
         Column("name", "Step", "name", min_width=14),
@@ -50,14 +52,14 @@ def steps_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, 
         Column("store", "Store", "duration", priority=17, sparse=True),
         Column("backoff", "Back-off", "duration", priority=14, sparse=True),
         Column("total", "Total", "duration", priority=2),
-        Column("cpu", "CPU", "duration", priority=6, sparse=True),
-        Column("peak_rss", "RSS", "bytes", priority=7, sparse=True),
+        Column("cpu", "CPU", "duration", priority=machine_priority, sparse=True),
+        Column("peak_rss", "RSS", "bytes", priority=machine_priority + 1, sparse=True),
         Column("items", "Items", "count", priority=13, sparse=True),
         Column("worker_id", "Worker", "name", priority=18, min_width=6, sparse=True),
         Column("slack", "Slack", "duration", priority=11),
         Column("wall_share", "Share", "share", priority=1),
         Column("cached_from", "", "json"),
-        Column("reason", "Why", "name", min_width=8, priority=10, sparse=True),
+        Column("reason", "Why", "words", priority=5, sparse=True),
         Column("output_path", "", "json"),
     )
     notes = ("Exec is the function alone in its last attempt, Total from ready to settled; Share is Exec in the wall time.",) if rows else ()
@@ -115,10 +117,12 @@ def critical_path_section(record: AnyRecord, steps: Sequence[AnyStep], names: di
         for step in shown
     ]
     hidden = len(chain) - len(shown)
-    intro = ["What no number of workers can make faster."]
+    # Items of a fan-out run on several workers at once: a step that has some may well get faster with more of them.
+    but = ", but for the fan-outs inside its steps" if any(step.items and step.items.count for step in chain) else ""
+    intro = [f"No number of workers can make it faster{but}."]
     if outside_ns is not None and wall_ns:
         intro = [
-            f"{duration_text(outside_ns)} ({share_text(outside_ns / wall_ns)}) of the wall time lie outside it; the rest no number of workers can make faster."
+            f"{duration_text(outside_ns)} ({share_text(outside_ns / wall_ns)}) of the wall time lies outside it; no number of workers can make the rest faster{but}."
         ]
     on_path = set(path.steps)
     near = sorted((ns, names[node_id]) for node_id, ns in path.slack_ns.items() if node_id not in on_path and node_id in by_id and by_id[node_id].attempts)
@@ -128,7 +132,7 @@ def critical_path_section(record: AnyRecord, steps: Sequence[AnyStep], names: di
         notes = (f"Least slack beside it: {said}{f' and {len(near) - 3:,} more' if len(near) > 3 else ''}.",)
     return Section(
         "critical_path",
-        f"Critical path: {duration_text(path.duration_ns)} in {len(chain):,} step{'' if len(chain) == 1 else 's'}",
+        f"Critical path: {duration_text(path.duration_ns)} in {plural(len(chain), 'step')}",
         intro=tuple(intro),
         facts=(
             Fact("duration", path.duration_ns, "duration"),
@@ -145,7 +149,7 @@ def _chain(rows: Sequence[tuple[Any, ...]], hidden: int) -> Table:
         Column("node_id", "", "json"),
         Column("name", "Step", "name", min_width=14),
         Column("execution", "Exec", "duration"),
-        Column("path_share", "Share", "share"),
+        Column("path_share", "Of path", "share"),
         Column("bar", "", "bar", priority=1),
     )
-    return Table("steps", columns, rows, hidden=hidden, more=f"and {hidden:,} more steps on it that took less" if hidden else "")
+    return Table("steps", columns, rows, hidden=hidden, more=f"and {plural(hidden, 'more step')} on it that took less" if hidden else "")

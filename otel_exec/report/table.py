@@ -2,7 +2,7 @@
 
 What comes in: nothing but values. What goes out: `Section`s that `as_text` lays out for a width and `as_json` writes for machines: one source, so both say the same.
 
-Kinds of a value, how it reads and its JSON: `text` and `name` (as is; a name may be shortened), `outcome` (coloured), `count` (integer),
+Kinds of a value, how it reads and its JSON: `text` and `name` (as is; a name may be shortened), `words` (an identifier: underscores read as blanks; JSON has it as is), `outcome` (coloured), `count` (integer),
 `duration` (nanoseconds; `<key>_ns` and `<key>_seconds`), `share` (ratio of one), `bytes` (`<key>_bytes`), `bar` (a share as a bar; text only), `right` (as text, at the right edge), `path` (never cut), `json` (JSON only).
 """
 
@@ -68,7 +68,8 @@ class Entry(msgspec.Struct, frozen=True):
 class Section(msgspec.Struct, frozen=True):
     """A part of a report. `key` is its name in JSON ("": its facts lie at the top).
 
-    `drawn` is a table for text alone. In text: title, intro, facts, tables, entries, notes, in this order; a section with nothing but a title is passed over.
+    `drawn` is a table for text alone. In text: title, intro, facts, tables, entries, notes, in this order; a section with nothing but a title is passed over,
+    and so is one with `in_text` off.
     """
 
     key: str
@@ -81,3 +82,4 @@ class Section(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...] = ()
     notes: tuple[str, ...] = ()
     top: bool = False
+    in_text: bool = True

@@ -7,7 +7,7 @@ queued, waiting on another run, back-off; what is left is the driver itself. Gat
 and nothing of the run goes on beside one but other gates and workers that start.
 
 The record has lengths where it has no instants: verification is taken to begin when the function has ended, storing after it;
-a wait for another run's lock to lie at the end of what passed before the claim (the lock is asked for when a worker is free).
+an attempt that is still open counts as executing from when a worker took it; a wait for another run's lock to lie at the end of what passed before the claim (the lock is asked for when a worker is free).
 """
 
 from __future__ import annotations
@@ -65,12 +65,17 @@ def wall(record: RunRecord, *, until_ns: int | None = None) -> Wall:
 def _attempt(attempt: AttemptRecord, intervals: dict[str, _Intervals], run_end_ns: int) -> None:
     """Add what is known of one attempt; one that has not ended goes on until the run's end."""
     created, claimed, start, end = attempt.created_ns, attempt.claimed_ns, attempt.start_ns, attempt.end_ns
-    settled = run_end_ns if attempt.settled_ns is None else attempt.settled_ns
+    still_open = end is None and attempt.outcome is None
+    settled = run_end_ns if still_open or attempt.settled_ns is None else attempt.settled_ns
     if created is not None:
         taken = settled if claimed is None else claimed
         waited_from = max(created, taken - (attempt.wait_ns or 0))
         intervals["queued"].append((created, waited_from))
         intervals["waiting"].append((waited_from, taken))
+    if claimed is not None and start is None and still_open:
+        # A worker tells of loading and executing when both are over: the time since it took the step is, but for moments, the function's.
+        intervals["executing"].append((claimed, settled))
+        return
     if claimed is not None:
         intervals["loading"].append((claimed, settled if start is None else start))
     if start is None:

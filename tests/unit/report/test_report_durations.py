@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_exec.report.durations import bytes_text, count_text, duration_text, share_text, shares_of_whole
+from otel_exec.report.durations import bytes_text, count_text, duration_text, exact_text, share_text, shares_of_whole
 
 S = 1_000_000_000
 
@@ -64,3 +64,25 @@ def test_shares_of_a_whole_add_up_to_it():
     assert shares_of_whole([1, 1, 1]) == [334, 333, 333]
     assert shares_of_whole([0, 0]) == [0, 0]
     assert shares_of_whole([]) == []
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "text"),
+    [
+        (None, "-"),
+        (0, "0ms"),
+        (350_400, "350us"),
+        (1_240_000, "1.240ms"),
+        (26_312_000, "26.31ms"),
+        (263_120_000, "263.1ms"),
+        (999_960_000, "1.000s"),
+        (9_999_600_000, "10.00s"),
+        (11_238 * S // 1000, "11.24s"),
+        (59_996_000_000, "1m0s"),
+        (326 * S, "5m26s"),
+        (3_725 * S, "1h2m5s"),
+    ],
+)
+def test_an_exact_duration_has_four_digits(duration_ns, text):
+    """Enough to work a percentage out again by hand; rounded into the next unit where that is reached."""
+    assert exact_text(duration_ns) == text

@@ -46,6 +46,13 @@ def test_without_a_basis_there_is_no_eta():
     ]
 
 
+@pytest.mark.parametrize("left_ns", [0, 999_999])
+def test_an_eta_of_nothing_is_not_told(left_ns):
+    """Steps that took longer than usual have used up what was expected of them: nobody knows how long they will still take."""
+    assert "ETA" not in progress_lines(view(eta_ns=left_ns), Look(200))[0]
+    assert "ETA 1.0ms" in progress_lines(view(eta_ns=1_000_000), Look(200))[0]
+
+
 @pytest.mark.parametrize("width", [*range(10, 60), 80, 200])
 @pytest.mark.parametrize("height", [2, 3, 5, 24])
 @pytest.mark.parametrize("count", [0, 2, 50])

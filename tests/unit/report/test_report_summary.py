@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import sample_record
 
+from otel_exec.clock import to_iso
 from otel_exec.errors import UsageError
-from otel_exec.record.model import Export, StepRecord
+from otel_exec.record.model import CriticalPath, Export, ItemsRecord, StepRecord
 from otel_exec.report.as_json import as_json, as_mapping
 from otel_exec.report.as_text import as_text
 from otel_exec.report.look import ASCII, UNICODE, Look
@@ -16,8 +18,6 @@ from otel_exec.report.summary import summary
 from otel_exec.report.text_safety import display_width
 
 SAMPLES = ["twelve_steps", "all_cached", "empty", "running", "interrupted", "hostile"]
-# A path or an address stands on its line whole; all other text fits.
-UNBROKEN = ("record ", "read on in ", "address ", "sent to ", "at ", "exec id ", "trace id ", "trace ")
 
 
 def text_of(name: str, look: Look, **options) -> str:
@@ -28,9 +28,9 @@ def text_of(name: str, look: Look, **options) -> str:
 @pytest.mark.parametrize("width", [40, 60, 80, 81, 120, 200])
 @pytest.mark.parametrize("signs", [ASCII, UNICODE])
 def test_a_summary_fits_its_width(name, width, signs):
-    """At any width from 40 on no line is wider, but for paths, ids and addresses, which are never broken."""
+    """At any width from 40 on no line is wider, but for paths, ids and addresses, which are never broken and then stand alone."""
     for line in text_of(name, Look(width, signs=signs), top=15, record_path="outputs/run.json").splitlines():
-        assert display_width(line) <= width or line.strip().startswith(UNBROKEN) or len(line.split()) == 1, line
+        assert display_width(line) <= width or len(line.split()) == 1, line
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -106,8 +106,8 @@ def test_a_step_counts_as_run_only_if_something_of_it_ran():
         StepRecord("c-1", "c", outcome="skip", reason="not_needed"),
     ]
     counts = count_steps(record)
-    assert (counts.ran, counts.failed, counts.cancelled, counts.not_run) == (0, 1, 0, 2)
-    assert reached(counts, over=True) == "3: 0 ran, 1 failed before, 2 not run"
+    assert (counts.ran, counts.failed, counts.cancelled, counts.not_needed, counts.not_run) == (0, 1, 0, 1, 1)
+    assert reached(counts, over=True) == "3: 0 ran, 1 failed before, 1 not needed, 1 not run"
 
 
 def test_steps_left_open_are_interrupted_once_the_run_is_over():
@@ -231,3 +231,211 @@ def test_the_short_form_says_what_where_and_how_to_go_on():
 def test_the_short_form_of_any_run_is_short(name):
     """It never takes over twenty lines and never fails for what is unknown."""
     assert len(short_summary(getattr(sample_record, name)(), Look(80)).splitlines()) <= 20
+
+
+def fanned_out():
+    """A run of one step of a second, whose fan-out kept four workers busy for eight, all of it in one phase."""
+    record = sample_record.empty()
+    record.duration_ns = 1_500 * sample_record.MS
+    record.steps = [
+        sample_record.step(
+            "map",
+            "aaaaaa",
+            1,
+            [sample_record.attempt(1, 0, 100, 200, 1_200, 1_300)],
+            [],
+            items=ItemsRecord(count=16, completed=16, attempts=16, busy_ns=8_000 * sample_record.MS),
+            phases={"work": sample_record.phase(16, 8_000)},
+        )
+    ]
+    record.critical_path = CriticalPath(["map-aaaaaa"], 1_000 * sample_record.MS, {"map-aaaaaa": 0})
+    return record
+
+
+def test_phases_of_items_have_the_items_time_in_the_whole():
+    """Eight seconds of a phase in the items of a step of one second are 8 of 9, in text and JSON, and the footnote says so."""
+    record = fanned_out()
+    (row,) = as_mapping(summary(record))["phases"]
+    assert row["share"] == pytest.approx(8 / 9)
+    text = as_text(summary(record), Look(120))
+    assert "88.9%" in text
+    assert "part of all execution, items of fan-outs included;" in text
+    assert "fan-outs included" not in text_of("interrupted", Look(120))
+
+
+def test_no_phase_has_more_than_all():
+    """An attempt that was lost leaves its phases without an execution; their shares are then of what the phases themselves tell."""
+    record = fanned_out()
+    record.steps[0].attempts[0].execution_ns = None
+    record.steps[0].items = None
+    (row,) = as_mapping(summary(record))["phases"]
+    assert row["share"] == 1.0
+
+
+def test_workers_may_help_a_step_that_fans_out():
+    """That no number of workers can make the path faster is said of the rest alone where a step on it has items."""
+    but = "no number of workers can make the rest faster, but for the fan-outs inside its steps."
+    assert but in as_text(summary(fanned_out()), Look(200))
+    record = fanned_out()
+    record.steps[0].items = None
+    text = as_text(summary(record), Look(200))
+    assert "no number of workers can make the rest faster." in text
+    assert "Critical path: 1.0s in 1 step\n" in text
+    assert "500ms (33.3%) of the wall time lies outside it" in text
+    assert "path of 1.0s in 1 step; 33.3% of the wall time lies outside it" in " ".join(short_summary(record, Look(200)).split())
+
+
+@pytest.mark.parametrize("name", ["twelve_steps", "interrupted"])
+def test_a_part_has_one_percentage_everywhere(name):
+    """The end of a run and its summary say the same of each part, though parts are rounded so as to make 100 %."""
+    record = getattr(sample_record, name)()
+    record.wall.queued_ns += 130 * sample_record.MS  # so that rounding to the nearest would not make 100 %
+    record.duration_ns += 130 * sample_record.MS
+    short = short_summary(record, Look(200))
+    said = short.partition("time went  ")[2].partition("\n")[0]
+    text = as_text(summary(record), Look(200))
+    assert said.count("(") >= 1
+    for part in said.split(", "):
+        title, _, percent = part.rpartition(" (")
+        assert re.search(rf"^  {re.escape(title.rpartition(' ')[0])} +{re.escape(title.rpartition(' ')[2])} +{re.escape(percent[:-1])}", text, re.MULTILINE), (
+            part
+        )
+
+
+def test_how_busy_the_workers_were_can_be_worked_out_by_hand():
+    """The durations beside the percentage have digits enough to give it."""
+    record = sample_record.empty()
+    record.workers = [
+        sample_record.WorkerRecord(
+            "0",
+            busy_ns=11_238 * sample_record.MS,
+            started_at=to_iso(sample_record.START_NS),
+            stopped_at=to_iso(sample_record.START_NS + 13_411 * sample_record.MS),
+        )
+    ]
+    assert "How busy the workers were: 83.8% (11.24s of 13.41s)" in as_text(summary(record), Look(80))
+
+
+def test_steps_that_were_not_needed_are_no_alarm():
+    """Ancestors of what was there are counted by themselves, beside what an upstream failure or a selection kept from running."""
+    record = sample_record.empty()
+    record.steps = [
+        StepRecord("a-1", "a", outcome="skip", reason="not_needed"),
+        StepRecord("b-1", "b", outcome="skip", reason="not_needed"),
+        StepRecord("c-1", "c", outcome="success", reason="cached", cached=True),
+        StepRecord("d-1", "d", outcome="skip", reason="not_selected"),
+        StepRecord("e-1", "e", outcome="skip", reason="upstream_failed"),
+        StepRecord("f-1", "f", outcome="skip", reason="gate_failed"),
+    ]
+    counts = count_steps(record)
+    assert (counts.cached, counts.not_needed, counts.not_run) == (1, 2, 3)
+    assert reached(counts, over=True) == "6: 0 ran, 1 cached, 2 not needed, 3 not run"
+    assert as_mapping(summary(record))["step_counts"]["not_needed"] == 2
+
+
+def test_a_run_in_which_nothing_ran_says_so_and_no_more():
+    """No table of dashes, no workers that were never started; what the steps took when they ran, and where; all of it stays in the JSON."""
+    record = sample_record.all_cached()
+    text = as_text(summary(record), Look(80))
+    for missing in ("Where the wall time went", "Steps\n", "worker", "Critical path", "Phases"):
+        assert missing not in text
+    assert "executor   processes\n" in text
+    said = " ".join(text.split())
+    assert f"Nothing had to run: every step that was asked for had succeeded before. They took 18s in all, in exec_{'b' * 32}." in said
+    told = as_mapping(summary(record))
+    assert len(told["steps"]) == 5
+    assert told["steps"][0]["cached_from"]["duration_seconds"] == 1.5
+    assert sum(row["duration_ns"] for row in told["wall"]) == record.duration_ns
+    assert told["executor"]["workers"] == 4
+    assert "time went" not in short_summary(record, Look(80))
+
+
+def test_what_is_not_known_of_cached_steps_is_not_made_up():
+    """Durations that some earlier runs did not tell are no zeros, and runs are counted."""
+    record = sample_record.all_cached()
+    record.steps[0].cached_from.duration_seconds = None
+    record.steps[1].cached_from.exec_id = "exec_" + "c" * 32
+    assert "4 of them are known to have taken 16s in all, in 2 earlier runs." in " ".join(text_of_record(record).split())
+    for step in record.steps:
+        step.cached_from = None
+    assert "had succeeded before.\n" in text_of_record(record)
+
+
+def test_a_run_in_which_anything_happened_has_its_tables():
+    """A step that was waited for, or one that was not selected, is reason enough to show them."""
+    record = sample_record.all_cached()
+    record.wall.waiting_ns, record.wall.driver_ns = 9 * sample_record.MS, 5 * sample_record.MS
+    assert "waiting on another run" in text_of_record(record)
+    record = sample_record.all_cached()
+    record.steps[0].cached, record.steps[0].outcome, record.steps[0].reason = False, "skip", "not_selected"
+    assert "not selected" in text_of_record(record)
+
+
+def text_of_record(record, width: int = 80) -> str:
+    return as_text(summary(record), Look(width))
+
+
+def test_why_a_step_did_not_run_is_seen_at_80_columns():
+    """It goes before slack, CPU and memory, in words; in JSON it is the record's own word."""
+    record = sample_record.twelve_steps()
+    line = next(line for line in text_of_record(record).splitlines() if line.startswith("  report "))
+    assert line.endswith(" upstream failed")
+    assert next(row for row in as_mapping(summary(record))["steps"] if row["name"] == "report")["reason"] == "upstream_failed"
+
+
+def test_the_two_shares_have_two_names():
+    """Steps are a share of the wall time; steps of the critical path a share of the path."""
+    text = text_of_record(sample_record.twelve_steps())
+    path = text[text.index("Critical path") :]
+    assert re.search(r"^  Step +Exec +Of path$", path, re.MULTILINE)
+
+
+def test_what_cannot_be_broken_and_does_not_fit_has_a_line_of_its_own():
+    """The record's path in a run's folder fits 80 columns so, and a log's path too; what fits beside its label stays there."""
+    path = f"./outputs/.otel_exec/runs/exec_{sample_record.HEX}/run.json"
+    record = sample_record.twelve_steps()
+    record.steps[9].error.log = "outputs/" + "x" * 50 + "/.executor_log"
+    lines = as_text(summary(record, record_path=path), Look(80)).splitlines()
+    assert lines[lines.index("  record") + 1] == "    " + path
+    assert lines[lines.index("    read on in") + 1] == "    " + record.steps[9].error.log
+    assert "    read on in outputs/evaluate/vocab=32000-d15ea5/.executor_log" in lines
+    assert max(map(len, lines)) <= 80
+    assert f"  record     {path}" in as_text(summary(record, record_path=path), Look(90)).splitlines()
+    narrow = as_text(summary(record, record_path=path), Look(74)).splitlines()
+    assert "  " + path in narrow
+
+
+def test_the_short_form_gives_an_address_only_of_what_was_sent():
+    """Without an endpoint nobody has the trace: its address would lead nowhere."""
+    record = sample_record.twelve_steps()
+    assert "http://j/" in short_summary(record, Look(80), trace_url="http://j/{trace_id}")
+    record.export = None
+    assert "http://j/" not in short_summary(record, Look(80), trace_url="http://j/{trace_id}")
+    record.export = Export()
+    assert "http://j/" not in short_summary(record, Look(80), trace_url="http://j/{trace_id}")
+
+
+def test_what_was_refused_for_good_is_not_in_the_spool():
+    """Neither report sends anyone to replay what no replay can send."""
+    record = sample_record.twelve_steps()
+    record.export.spans_rejected = 2
+    assert "spool" not in short_summary(record, Look(80), replay="otel-exec replay run.json")
+    assert "69 of 71 spans; 2 refused for good" in text_of_record(record)
+    assert as_mapping(summary(record))["trace"]["spans_in_spool"] == 0
+    record.export.spans_acknowledged = 68
+    assert "68 of 71 spans; 1 still in the spool, 2 refused for good" in text_of_record(record)
+    assert "1 of 71 spans did not get out and stay" in " ".join(short_summary(record, Look(80), replay="otel-exec replay run.json").split())
+
+
+def test_what_a_killed_run_left_open_is_named_with_how_long():
+    """From when a worker took it, or, where none did, from when it was ready; longest first; a run that ended by itself has none."""
+    record = sample_record.running()
+    record.outcome, record.duration_ns = "interrupted", 5_000 * sample_record.MS
+    record.steps[2].start_ns = 1_030 * sample_record.MS
+    block = text_of_record(record).partition("Open when the run was broken off\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split() for line in block[1:]] == [["third", "ready", "0", "-", "4.0s"], ["second", "running", "1", "1", "4.0s"]]
+    rows = as_mapping(summary(record))["left_open"]
+    assert [(row["name"], row["open_ns"]) for row in rows] == [("third", 3_970 * sample_record.MS), ("second", 3_950 * sample_record.MS)]
+    assert "Open when" in text_of("interrupted", Look(80))
+    for name in ("twelve_steps", "running", "empty"):
+        assert "Open when" not in text_of(name, Look(80))

@@ -27,12 +27,15 @@ def by_instants(record) -> dict[str, int]:
             if before.settled_ns is not None and after.created_ns is not None:
                 held.append((before.settled_ns, after.created_ns, PARTS.index("backoff")))
         for a in step.attempts:
-            settled = end if a.settled_ns is None else a.settled_ns
+            still_open = a.outcome is None and a.end_ns is None
+            settled = end if still_open or a.settled_ns is None else a.settled_ns
             if a.created_ns is not None:
                 taken = settled if a.claimed_ns is None else a.claimed_ns
                 asked = max(a.created_ns, taken - (a.wait_ns or 0))
                 held += [(a.created_ns, asked, PARTS.index("queued")), (asked, taken, PARTS.index("waiting"))]
-            if a.claimed_ns is not None:
+            if a.claimed_ns is not None and a.start_ns is None and still_open:
+                held.append((a.claimed_ns, end, PARTS.index("executing")))
+            elif a.claimed_ns is not None:
                 held.append((a.claimed_ns, settled if a.start_ns is None else a.start_ns, PARTS.index("loading")))
             if a.start_ns is not None:
                 held.append((a.start_ns, settled if a.end_ns is None else a.end_ns, PARTS.index("executing")))
@@ -98,7 +101,14 @@ def test_a_run_without_an_end_has_no_wall_unless_it_is_given_one():
     assert sum(parts_of(wall(record)).values()) == 0
     until = wall(record, until_ns=2_000 * MS)
     assert sum(parts_of(until).values()) == 2_000 * MS
-    assert until.loading_ns == 10 * MS + 950 * MS
+    assert until.executing_ns == 1_000 * MS + 950 * MS
+
+
+def test_a_step_that_was_open_when_the_run_was_killed_was_executing():
+    """Its queue's end is the last that its spans tell of; from then on a worker had it, so the time is not the driver's."""
+    record = sample_record.running()
+    record.steps[1].attempts[0].settled_ns = 1_050 * MS
+    assert wall(record, until_ns=5_000 * MS).executing_ns == 1_000 * MS + 3_950 * MS
 
 
 instants = st.integers(-5, 60)
@@ -116,6 +126,7 @@ def attempts(draw):
         start_ns=start,
         end_ns=end,
         settled_ns=settled,
+        outcome=draw(st.sampled_from([None, "success", "error"])),
         wait_ns=draw(st.integers(0, 9)),
         verification_ns=draw(st.integers(0, 9)),
         store_ns=draw(st.integers(0, 9)),
