@@ -3,7 +3,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -89,3 +91,30 @@ def test_tokens_are_summed_by_step(tmp_path, executor):
     """Numbers of tokens that phases give as metadata are summed for their step."""
     record = run_in(tmp_path, [counting_step()], executor=executor)
     assert record.steps[0].token_usage == {"tokens": 15, "input_tokens": 5}
+
+
+def test_two_runs_at_once_keep_their_lines_apart(tmp_path, capfd):
+    """Of two runs in two threads of one process each run.log has the phases of its own run, each once, stderr has all; the logger is as before."""
+    logger = logging.getLogger("otel_exec.timing")
+    before = (logger.level, logger.propagate, logger.handlers[:])
+    together = threading.Barrier(2, timeout=30)
+
+    def meet(config: dict[str, int]) -> None:
+        together.wait()
+        _work(config)
+
+    meeting = deferred(meet)
+
+    @step(name="meeting/{number}")
+    def one(number: int):
+        return meeting({"number": versioned(number)})
+
+    with ThreadPoolExecutor(2) as pool:
+        records = list(pool.map(lambda number: run_in(tmp_path / str(number), [one(number)], executor="threads", workers=1, timing=True), (1, 2)))
+    said = [match.group(1) for line in capfd.readouterr().err.splitlines() if (match := _LINE.search(line))]
+    for record in records:
+        with open(os.path.join(record.run_folder, "run.log"), encoding="utf-8") as file:
+            logged = [match.group(1) for line in file.read().splitlines() if (match := _LINE.search(line))]
+        assert logged == [record.exec_id] * 6
+        assert said.count(record.exec_id) == 6
+    assert (logger.level, logger.propagate, logger.handlers) == before
