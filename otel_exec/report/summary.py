@@ -194,7 +194,7 @@ def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> S
         Fact("endpoint", export and export.endpoint, "path", label="sent to" if export and export.endpoint else ""),
     ]
     if export is None or export.endpoint is None:
-        said = "nothing: no endpoint was set (OTEL_EXPORTER_OTLP_ENDPOINT)"
+        said = "nothing: no endpoint was set, or exporting was switched off"
     elif left or export.spans_rejected:
         parts = [(left, "still in the spool"), (export.spans_rejected, "refused for good")]
         said = f"{export.spans_acknowledged:,} of {export.spans:,} spans; {', '.join(f'{count:,} {word}' for count, word in parts if count)}"
