@@ -68,11 +68,6 @@ class ExportSummary:
     endpoints: tuple[EndpointSummary, ...]
     problem: str = ""
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing waits in the spool any more."""
-        return not any(each.waiting for each in self.endpoints)
-
 
 class ExporterHandle:
     """A running exporter process; made by `start`, ended by `finish`."""

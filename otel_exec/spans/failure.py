@@ -11,7 +11,7 @@ from otel_exec.errors import qualified_name
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 from otel_exec.spans import sanitise
 
-__all__ = ["error_type", "outcome_of"]
+__all__ = ["error_type", "is_cancellation", "outcome_of"]
 
 _MAX_MESSAGE = 1024
 
@@ -29,12 +29,20 @@ def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:
     if isinstance(error, GeneratorExit):
         return Outcome.SUCCESS, "", ""
     message = sanitise.text(error, _MAX_MESSAGE)
-    if isinstance(error, KeyboardInterrupt) or _cancelled(error):
+    if is_cancellation(error):
         return Outcome.CANCELLATION, ERROR_CANCELLED, message or type(error).__name__
     return Outcome.FAILURE, error_type(error), message or type(error).__name__
 
 
-def _cancelled(error: BaseException) -> bool:
+def is_cancellation(error: BaseException, *, interrupted: bool = False) -> bool:
+    """Whether an exception is a cancellation, of a phase as of a task: Ctrl-C, a task of asyncio or a future that was cancelled.
+
+    Args:
+        error: what the user's code raised.
+        interrupted: whether the code had been asked to end: then whatever it raises is its way to obey.
+    """
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        return True
     # Importing asyncio costs 20 ms; who raised its CancelledError has imported it.
     modules = (sys.modules.get("asyncio"), sys.modules.get("concurrent.futures"))
     return any(isinstance(error, module.CancelledError) for module in modules if module is not None and hasattr(module, "CancelledError"))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue, SpanLink
     from otel_exec.spans.spool import SpoolWriter
 
-__all__ = ["TELEMETRY_FAILED", "IdGenerator", "Recorder"]
+__all__ = ["TELEMETRY_FAILED", "Recorder"]
 
 # Codes of `Recorder.warnings`.
 TELEMETRY_FAILED = "telemetry_failed"
