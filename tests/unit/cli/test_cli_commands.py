@@ -9,6 +9,9 @@ import sample_record
 from otel_exec import __version__
 from otel_exec.cli.main import COMMANDS, main
 from otel_exec.cli.records import load, run_line
+from otel_exec.clock import to_iso
+from otel_exec.record.encoding import encode
+from otel_exec.record.model import Progress, StatusRecord
 from otel_exec.record.record_file import write_record
 
 
@@ -244,3 +247,18 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
     monkeypatch.setattr(door, "_dispatch", broken)
     with pytest.raises(ZeroDivisionError):
         main(["runs"])
+
+
+def test_a_killed_run_lasted_until_its_last_sign_of_life(capsys):
+    """Steps that ran on when the driver was killed wrote nothing themselves: the status tells until when, and so how long they were open."""
+    record = sample_record.running()
+    path = keep(record)
+    later = to_iso(int(record.start_time_unix_nano) + 9_050 * sample_record.MS)
+    status = StatusRecord("1.0", record.exec_id, "running", later, Progress(1, 3), driver="")
+    with open(f"{record.run_folder}/status.json", "wb") as file:
+        file.write(encode(status))
+    assert main(["summary", path, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["outcome"], told["duration_seconds"]) == ("interrupted", 9.05)
+    assert [(row["name"], row["state"], row["open_seconds"]) for row in told["left_open"]] == [("second", "running", 8.0)]
+    assert next(row for row in told["wall"] if row["part"] == "executing")["duration_seconds"] == 9.0
