@@ -48,8 +48,9 @@ def summary(
     names = labels(record)
     steps = [step for step in record.steps if not step.group]
     # Where nothing ran there is nothing to tell but that: tables of dashes are for machines alone.
+    shown = ran_anything(record)
     tables = [
-        msgspec.structs.replace(section, in_text=ran_anything(record))
+        msgspec.structs.replace(section, in_text=shown)
         for section in (
             _wall(record),
             workers_section(record, top),
