@@ -71,7 +71,7 @@ class AttemptFiles:
         """Append the last event; raises `RecordError` or `OSError`."""
         event = self._event(semconv.STATUS_OF_OUTCOME[Outcome(outcome)], at_ns)
         if error is not None:
-            event.message = f"{error.type}: {error.message}"
+            event.message = f"{error.type}: {error.message}" if error.message else error.type
         event.execution_start_time = started_ns / 1e9
         event.execution_end_time = completed_ns / 1e9
         step_files.append_event(self._envelope.output_path, event)

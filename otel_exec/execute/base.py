@@ -201,6 +201,10 @@ class Executor(Protocol):
         """Return what is open in a running attempt, its task span first; read before `kill` so that the runner can close them. Empty where nothing is known."""
         ...
 
+    def log_tail(self, node_id: str, attempt: int) -> str:
+        """Return the last lines of what a running attempt has printed so far; read before `kill`. "" where nothing is known."""
+        ...
+
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """Stop the workers, those that do not obey within `grace_s` by force; returns the last notices. Safe to call twice."""
         ...

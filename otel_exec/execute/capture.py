@@ -52,8 +52,8 @@ class Capture(Protocol):
         """A task starts; `None`: an item of a fan-out, which has no file."""
         ...
 
-    def end(self) -> Captured:
-        """It ended: finish its log. Never raises."""
+    def end(self, last: bytes = b"") -> Captured:
+        """It ended: finish its log, with `last` (its error) below what was printed. Never raises."""
         ...
 
     def feed(self, data: bytes) -> None:
@@ -92,11 +92,14 @@ class _Log:
             except OSError as error:
                 self.error = error
 
-    def finish(self) -> Captured:
+    def finish(self, last: bytes) -> Captured:
         if self._show is not None and self._line:
             self._show(self._line.decode("utf-8", "replace") + "\n")
         if self.file is None:
             return Captured(content=self.kept.content())
+        tail = self.kept.last_lines()
+        if last:
+            self.kept.feed(last if self.kept.ends_line else b"\n" + last)
         path = None
         if self.error is None:
             try:
@@ -104,7 +107,7 @@ class _Log:
             except OSError as error:
                 self.error = error
         self.file.close()
-        return Captured(path, self.kept.last_lines() if self.kept.total else "", self.error)
+        return Captured(path, tail, self.error)
 
 
 class ScratchCapture:
@@ -157,19 +160,21 @@ class ScratchCapture:
             self._running = True
             self.cut = False
 
-    def end(self) -> Captured:
+    def end(self, last: bytes = b"") -> Captured:
         """The task ended: put the streams back as they were, finish its log."""
         self._restore()
         with self._lock:
             self._running = False
-            if self._log is None and os.fstat(self._fd).st_size == self._at:
+            if self._log is None and not last and os.fstat(self._fd).st_size == self._at:
                 return Captured()
             try:
                 self._consume()
             except OSError as error:
                 return Captured(error=error)
             log, self._log = self._log, None
-            return log.finish() if log is not None else Captured()
+            if log is None and last:
+                log = _Log(*self._place, self._cap, self._show)
+            return log.finish(last) if log is not None else Captured()
 
     def feed(self, data: bytes) -> None:
         """Take in what was printed elsewhere: it is written where this process prints."""
@@ -271,11 +276,16 @@ class StreamCapture:
             self._log = _Log(output_path, attempt, self._cap, self.show)
             self._written_ns = self._now()
 
-    def end(self) -> Captured:
+    def end(self, last: bytes = b"") -> Captured:
         """It ended: finish its log."""
         with self._lock:
             log, self._log = self._log, None
-        return log.finish() if log is not None else Captured()
+        return log.finish(last) if log is not None else Captured()
+
+    def last_lines(self) -> str:
+        """Return the last lines of what the task has printed so far; from any thread."""
+        with self._lock:
+            return self._log.kept.last_lines() if self._log is not None else ""
 
     def feed(self, data: bytes) -> None:
         """Take in what the task printed; about each second the log is brought up to date."""

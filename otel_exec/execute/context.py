@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Call", "WorkerContext", "leave_if_forked", "was_cancelled"]
+__all__ = ["Call", "WorkerContext", "leave_if_forked"]
 
 # (function, config, call style, verify hook), as `packing.Packer.call` packs it.
 Call = tuple[Any, Any, str, Any]
@@ -57,14 +57,6 @@ class WorkerContext:
     late_timeouts: bool = False
     carrier: bool = False
     pid: int = field(default_factory=os.getpid)
-
-
-def was_cancelled(error: BaseException, guard: Guard) -> bool:
-    """Whether an exception is a cancellation: it came after the task was asked to end, or the user's code cancelled itself."""
-    if guard.interrupted:
-        return True
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def leave_if_forked(context: WorkerContext, error: BaseException | None = None) -> None:

@@ -46,6 +46,7 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
 class ErrorInfo(msgspec.Struct, frozen=True):
     """An error as data. `type` is `error.type`; `where` is `file:line` of the user's innermost frame; `traceback` the user's own frames.
 
+    `message` is "" where an attempt was interrupted from outside: the runner knows why.
     `pickled` is the exception itself where it can be pickled (and read back), else `None`.
     """
 

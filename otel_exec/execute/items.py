@@ -12,10 +12,11 @@ import msgspec
 from otel_exec import semconv
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
 from otel_exec.aggregate.task_fold import TaskFold
-from otel_exec.execute.context import leave_if_forked, was_cancelled
+from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.execute.failure import describe
 from otel_exec.semconv import Kind, Outcome
+from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink
 
@@ -120,7 +121,7 @@ def run_item(
     except BaseException as caught:
         leave_if_forked(context, caught)
         raised = caught
-        if was_cancelled(caught, context.guard):
+        if is_cancellation(caught, interrupted=context.guard.interrupted):
             outcome, error = Outcome.CANCELLATION, describe(caught, type_=semconv.ERROR_CANCELLED)
         else:
             outcome, error = Outcome.FAILURE, describe(caught)

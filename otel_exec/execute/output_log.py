@@ -70,6 +70,11 @@ class Bounded:
         cut = self.total - len(self.head) - len(tail)
         return b"\n... (%d bytes left out) ...\n%b" % (cut, tail) if cut > 0 else tail
 
+    @property
+    def ends_line(self) -> bool:
+        """Whether the stream is at the start of a line."""
+        return self.total == 0 or (self._tail[-1] if self._tail else self.head).endswith(b"\n")
+
     def last_lines(self) -> str:
         """Return the last lines, as text."""
         end = (bytes(self.head[-_TAIL_BYTES:]) + self.rest())[-_TAIL_BYTES:]

@@ -29,7 +29,7 @@ from otel_exec.execute.failure import of_exit
 from otel_exec.execute.outstanding import Outstanding
 from otel_exec.execute.packing import BlobStore, Packer
 from otel_exec.execute.process_table import ProcessTable
-from otel_exec.execute.salvage import keep_output
+from otel_exec.execute.salvage import keep_output, last_lines
 from otel_exec.execute.wire import Kind, TaskQueue
 from otel_exec.execute.worker_process import WorkerProcess
 from otel_exec.spans.open_spans import OpenEntry
@@ -176,6 +176,15 @@ class ProcessesExecutor:
         sequence = self._out.attempts.get((node_id, attempt))
         worker = self._holder(sequence) if sequence is not None else None
         return [span for span in worker.open_spans() if span.node_id == node_id] if worker is not None else ()
+
+    def log_tail(self, node_id: str, attempt: int) -> str:
+        """Return the last lines of what the attempt has printed so far."""
+        sequence = self._out.attempts.get((node_id, attempt))
+        worker = self._holder(sequence) if sequence is not None else None
+        if worker is None:
+            return ""
+        in_hand, offset = self._out.in_hand(worker)
+        return last_lines(worker.scratch, offset) if in_hand == sequence else ""
 
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """Stop the workers, by force those that don't end within the grace."""

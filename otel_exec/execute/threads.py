@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_exec import semconv
 from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.capture import StreamCapture
 from otel_exec.execute.fan_out import FanOut
 from otel_exec.execute.in_process import InProcess, direct_call
 from otel_exec.execute.interrupts import ThreadGuard
@@ -151,6 +152,12 @@ class ThreadsExecutor:
         if self._parts is None:
             return ()
         return self._parts.open_spans(node_id, worker.sent.span_id if worker is not None and worker.sent is not None else "")
+
+    def log_tail(self, node_id: str, attempt: int) -> str:
+        """Return the last lines of what the attempt has printed so far."""
+        worker = self._running(node_id, attempt)
+        capture = worker.context.capture if worker is not None and worker.context is not None else None
+        return capture.last_lines() if isinstance(capture, StreamCapture) else ""
 
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """End the threads; those that don't end within the grace are left behind (they end with the process)."""

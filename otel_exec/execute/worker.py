@@ -16,11 +16,12 @@ from otel_exec.errors import RecordError
 from otel_exec.execute import verify
 from otel_exec.execute.attempt_files import AttemptFiles
 from otel_exec.execute.capture import use_capture
-from otel_exec.execute.context import leave_if_forked, was_cancelled
+from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo, TaskReport
 from otel_exec.execute.failure import describe
 from otel_exec.execute.packing import unpack
 from otel_exec.semconv import Kind, Outcome
+from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink, SpanRecord
 
@@ -263,7 +264,7 @@ class _Attempt:
                 links=(SpanLink(self.context.recorder.trace_id, envelope.previous_span_id, "retry"),) if envelope.previous_span_id else (),
                 outcome=self.outcome,
                 error_type=error.type if error is not None else None,
-                message=error.message if error is not None else "",
+                message=(error.message or "interrupted") if error is not None else "",
             )
         )
 
@@ -307,7 +308,7 @@ class _Attempt:
                 attributes=self.attributes,
                 outcome=self.outcome,
                 error_type=self.error.type if self.error is not None else None,
-                message=self.error.message if self.error is not None else "",
+                message=(self.error.message or "interrupted") if self.error is not None else "",
             )
         )
 
@@ -315,7 +316,7 @@ class _Attempt:
         """Write the step's files, the spans and the report: all with the same numbers."""
         context, envelope = self.context, self.envelope
         context.after()
-        caught = context.capture.end()
+        caught = context.capture.end(self._last_words())
         if caught.error is not None:
             self.warnings.append(("log_not_written", f"{envelope.node_id}: {caught.error}"))
         final = self.error is None or envelope.last_attempt or self.outcome == Outcome.CANCELLATION
@@ -357,6 +358,13 @@ class _Attempt:
             telemetry=context.recorder.take_warnings(),
         )
 
+    def _last_words(self) -> bytes:
+        """Return what stands at the end of the log of an attempt that failed: the user's own traceback, or the error where there is none."""
+        error = self.error
+        if error is None or self.outcome not in {Outcome.FAILURE, Outcome.TIMEOUT}:
+            return b""
+        return (error.traceback or f"{error.type}: {error.message}\n").encode("utf-8", "backslashreplace")
+
     def _say_how_it_ended(self) -> bool:
         """Append the last event; returns whether it stands. Where it can't be written, a success becomes an `error`."""
         try:
@@ -388,8 +396,10 @@ class _Attempt:
 
     def _judge(self, error: BaseException) -> None:
         """Settle the outcome by an exception of the user's code."""
-        if was_cancelled(error, self.context.guard):
-            message = "interrupted" if self.context.guard.interrupted else "cancelled by its own code"
+        interrupted = self.context.guard.interrupted
+        if is_cancellation(error, interrupted=interrupted):
+            # Why it was interrupted is not known here: the runner says it.
+            message = "" if interrupted else "cancelled by its own code"
             self._fail(error, Outcome.CANCELLATION, type_=semconv.ERROR_CANCELLED, message=message)
         else:
             self._fail(error, Outcome.FAILURE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -38,6 +39,17 @@ def fail(config):
     raise ValueError(f"no luck with {config}")
 
 
+def mutter_and_fail(config):
+    print("half a line", end="")
+    raise ValueError("no luck")
+
+
+def cancel_itself(name):
+    module, _, kind = name.rpartition(".")
+    with phase("work"):
+        raise getattr(importlib.import_module(module), kind)
+
+
 def leave(config):
     sys.exit(3)
 
@@ -63,10 +75,6 @@ def raise_bad_str(config):
 
 def raise_huge(config):
     raise ValueError("x" * 10_000_000)
-
-
-def raise_interrupt(config):
-    raise KeyboardInterrupt
 
 
 def return_odd(config):
@@ -100,6 +108,7 @@ def block(config):
 
 
 def block_stubbornly(config):
+    print("stubborn")
     with open(config.path + ".begun", "w"):
         pass
     while not os.path.exists(config.path):

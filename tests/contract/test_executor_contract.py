@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import executor_steps as steps
 import pytest
@@ -99,11 +100,10 @@ def test_failure_is_described(rig):
         (steps.raise_unpicklable, "executor_steps.Unpicklable", "this and that"),
         (steps.raise_bad_str, "executor_steps.BadStr", "str() raised"),
         (steps.raise_huge, "ValueError", "characters left out"),
-        (steps.raise_interrupt, "KeyboardInterrupt", ""),
     ],
 )
 def test_whatever_is_raised_is_a_failure(rig, fn, type_, says):
-    """sys.exit, exceptions that can't be pickled or printed, huge ones and the code's own KeyboardInterrupt fail the step, and the worker goes on."""
+    """sys.exit, exceptions that can't be pickled or printed and huge ones fail the step, and the worker goes on."""
     rig.submit(fn)
     report = rig.report()
     assert (report.outcome, report.error.type) == ("failure", type_)
@@ -111,6 +111,44 @@ def test_whatever_is_raised_is_a_failure(rig, fn, type_, says):
     assert len(report.error.message) < 10_000
     rig.submit(steps.nothing, name="next")
     assert rig.report("next").outcome == "success"
+
+
+@pytest.mark.parametrize("name", ["builtins.KeyboardInterrupt", "asyncio.CancelledError", "concurrent.futures.CancelledError"])
+def test_code_that_cancels_itself(rig, name):
+    """What cancels itself, by whichever exception, is a cancellation: its phase, its task and its report say the same."""
+    rig.submit(steps.cancel_itself, name)
+    report = rig.report()
+    assert (report.outcome, report.error.type, report.error.message) == ("cancellation", "cancelled", "cancelled by its own code")
+    phase = next(span for span in rig.spans() if span.kind == "phase")
+    for span in (phase, span_of(report, "task")):
+        assert (span.attributes["exec.outcome"], span.attributes["error.type"]) == ("cancellation", "cancelled")
+    assert events(rig) == ["RUNNING", "CANCELLED"]
+
+
+def test_the_error_stands_at_the_end_of_the_log(rig):
+    """A failed attempt's traceback, the user's own frames alone, ends its log, once; what it printed stands above, and is all of the report's tail."""
+    rig.submit(steps.mutter_and_fail)
+    report = rig.report()
+    log = rig.file(".executor_log")
+    assert log.startswith("half a line\nTraceback (most recent call last):\n")
+    assert log.endswith('    raise ValueError("no luck")\nValueError: no luck\n')
+    assert log.count("Traceback") == 1
+    assert os.path.join("otel_exec", "execute") not in log
+    assert report.log_tail == "half a line"
+    rig.submit(steps.fail, name="silent", last_attempt=False)
+    rig.report("silent")
+    rig.submit(steps.fail, name="silent", attempt=2, locked=True)
+    assert rig.report("silent", 2).log_tail == ""
+    first, second = rig.file(".executor_log", "silent").split("--- attempt 2 ---\n")
+    assert first == second
+    assert first.endswith("ValueError: no luck with None\n")
+
+
+def test_a_failed_verification_is_said_in_the_log(rig):
+    """An error without a traceback ends the log as a sentence."""
+    rig.submit(steps.nothing, verify=["false"])
+    rig.report()
+    assert rig.file(".executor_log") == "verify_failed: the verify command ended with exit code 1: false\n"
 
 
 @pytest.mark.parametrize("what", ["lock", "much"])
@@ -352,7 +390,7 @@ def test_interrupt(rig, tmp_path):
     wait_for(gate + ".begun")
     rig.executor.interrupt("step", 1)
     report = rig.report()
-    assert (report.outcome, report.error.type) == ("cancellation", "cancelled")
+    assert (report.outcome, report.error.type, report.error.message) == ("cancellation", "cancelled", "")  # the runner knows why
     assert events(rig) == ["RUNNING", "CANCELLED"]
     rig.executor.interrupt("step", 1)  # it is over: nobody is hit
     for number in range(10):
@@ -370,6 +408,8 @@ def test_kill(rig, tmp_path):
     worker_id = rig.claimed().worker_id
     wait_for(gate + ".begun")
     assert [span.kind for span in rig.executor.open_spans("step", 1)] == ["task"]
+    assert rig.executor.log_tail("step", 1) == "stubborn"
+    assert rig.executor.log_tail("other", 1) == ""
     rig.executor.kill("step", 1)
     rig.until(lambda: rig.said(WorkerStopped, worker_id=worker_id) and len(rig.said(WorkerReady)) == rig.executor.workers + 1)
     for number in range(6):
@@ -387,7 +427,7 @@ def test_kill(rig, tmp_path):
 
 
 def test_stop_does_not_wait_for_ever(kind, tmp_path):
-    """stop ends workers that don't obey within the grace."""
+    """stop ends workers that don't obey within the grace, and is back soon after it."""
     if kind == "inline":
         pytest.skip("inline: nothing runs when the runner's thread calls stop")
     gate = str(tmp_path / "gate")
@@ -395,5 +435,9 @@ def test_stop_does_not_wait_for_ever(kind, tmp_path):
     rig.submit(steps.block_stubbornly, Config(gate))
     rig.claimed()
     wait_for(gate + ".begun")
-    rig.executor.stop(0.05)
+    grace_s = 0.05
+    begun = time.monotonic()
+    rig.executor.stop(grace_s)
+    took_s = time.monotonic() - begun
     open(gate, "w").close()
+    assert took_s < grace_s + 5
