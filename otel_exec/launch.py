@@ -87,6 +87,10 @@ def run(
         KeyboardInterrupt: the run was interrupted; its record was written.
     """
     config = configuration.resolve(settings, os.environ)
+    if tracer_provider is not None:
+        from otel_exec.spans.forward import check_provider
+
+        check_provider(tracer_provider)
     if config.dry_run:
         raise UsageError("run() runs: a dry run is the command line's, python exp.py --dry-run")
     order = _order(_as_list(steps), config, _experiment(name, description, sys.argv[1:]), gates)
@@ -120,7 +124,7 @@ def executor_main(
         settings: any field of `otel_exec.config.Config`; a flag on the command line goes before it, the environment after.
 
     Raises:
-        SystemExit: with the exit codes of requirement A, unless the run succeeded: then it returns.
+        SystemExit: with the exit codes of docs/concepts.md, unless the run succeeded: then it returns.
     """
     script = os.path.basename(sys.argv[0] or "exp.py")
     try:

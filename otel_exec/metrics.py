@@ -1,4 +1,4 @@
-"""Worker, task, level and run metrics (requirement C), computed from a record.
+"""Worker, task, level and run metrics, computed from a record.
 
 What comes in: a `RunRecord`, finished or still running. What goes out: small dataclasses, and their JSON. Nothing here measures: a record without a time gives `None` or 0.
 

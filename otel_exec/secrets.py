@@ -1,4 +1,4 @@
-"""Which values are secrets, and what is written in their place (rule of conduct 6 of the architecture).
+"""Which values are secrets, and what is written in their place.
 
 What comes in: field names and values. What goes out: the same tree with secrets replaced by `MASK`. Pure; never touches files, the environment or the user's objects.
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NODES_ROW", "TOKEN_KEYS", "TaskFold", "fold_spans", "fold_task"]
 
-# The row of the step's own phases that stands for all phases of other nodes (requirement D).
+# The row of the step's own phases that stands for all phases of other nodes.
 NODES_ROW = "(nodes)"
-# Metadata of phases whose numbers are summed per node (requirement D).
+# Metadata of phases whose numbers are summed per node.
 TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
 _OPEN, _CLOSE = 0, 1

@@ -1,6 +1,6 @@
 """`otel-exec`: finds the command, runs it, turns what went wrong into one line and an exit code.
 
-What comes in: an argv. What goes out: an exit code (requirement A). Each command is a module of this room, imported when it is asked for:
+What comes in: an argv. What goes out: an exit code. Each command is a module of this room, imported when it is asked for:
 `otel-exec --help` imports none of them, and no command imports OpenTelemetry or Ray to read a file.
 
 A command's module has `parser() -> Parser` and `execute(arguments) -> int`.

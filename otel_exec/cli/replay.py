@@ -1,4 +1,4 @@
-"""`otel-exec replay`: sends what a run's endpoints never acknowledged (requirement I).
+"""`otel-exec replay`: sends what a run's endpoints never acknowledged.
 
 What comes in: a run, and endpoints from the environment or the command line. What goes out: requests, their acknowledgements in the run's export.json, and how many
 spans they were. A span that an endpoint has acknowledged is never sent to it again; nothing is taken out of the spool.

@@ -1,4 +1,4 @@
-"""`otel-exec runs`: the runs under a prefix (requirement F)."""
+"""`otel-exec runs`: the runs under a prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`otel-exec summary`: where the time of a run went (requirement F)."""
+"""`otel-exec summary`: where the time of a run went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flags of `python exp.py` (requirement A, `executor_main`).
+"""The flags of `python exp.py`.
 
 What comes in: an argv. What goes out: a mapping from `Config` fields to what was given. Reads nothing else; dashes and underscores are the same.
 """
@@ -50,7 +50,7 @@ def _parser(prog: str, description: str | None) -> _Parser:
     )
     parser.add_argument("--no-force-run-failed", "--no_force_run_failed", dest="rerun_failed", action="store_false", help="count them as failed")
     flag("max-concurrent", metavar="N", help="at most N steps at once")
-    flag("executor", metavar="NAME", help="processes (default), threads, inline or ray")
+    flag("executor", metavar="NAME", help="processes (default), threads or inline")
     flag("workers", metavar="N", help="how many workers (default: the CPUs that this process may use)")
     flag("resource", action="append", metavar="NAME=N", help="a custom resource that this machine has; may be given several times")
     flag("barrier", action="store_true", default=None, help="start a level when the one before has settled")

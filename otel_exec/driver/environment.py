@@ -38,7 +38,7 @@ def describe(script: str | None) -> dict[str, object]:
 
 
 def instance_resource(service_name: str, exec_id: str, attributes: Sequence[tuple[str, str]], script: str | None) -> dict[str, AttributeValue]:
-    """Return the resource of the run's spans. `service.instance.id` is the run, never a random one a process (requirement G)."""
+    """Return the resource of the run's spans. `service.instance.id` is the run, never a random one a process."""
     resource: dict[str, AttributeValue] = {
         "telemetry.sdk.name": "otel_exec",
         "telemetry.sdk.language": "python",

@@ -30,6 +30,4 @@ def make_executor(kind: str, workers: int) -> Executor:
         from otel_exec.execute.processes import ProcessesExecutor
 
         return ProcessesExecutor(workers)
-    if kind == "ray":
-        raise UsageError("the ray executor is not part of this version: take --executor processes, threads or inline")
     raise UsageError(unknown_name("executor", kind, ("inline", "processes", "threads")))

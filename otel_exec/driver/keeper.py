@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Keeper", "exported", "open_records"]
 
-# Half of requirement B's 1 % each.
+# Rewriting costs at most 1 % of a run, half of it each.
 _SHARE = 0.005
 _STATUS_INTERVAL_NS = 500_000_000
 _RUN_INTERVAL_NS = 10_000_000_000

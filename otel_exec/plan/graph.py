@@ -44,7 +44,7 @@ class Step:
     `config` is what the function receives: references already replaced by plain path strings, `versioned` values by themselves.
     `call_style` says how: `"config"` passes `config` as the one argument; `"kwargs"` passes it as `fn(**config)`.
     `recorded_config` is the same for the record: JSON values, secrets masked, what JSON can't hold by `repr`.
-    `version` is the identity (requirement A); its JSON's md5 begins with the hash in `node_id`. Secrets in it are hashed in, but masked in `recorded_version`.
+    `version` is the identity; its JSON's md5 begins with the hash in `node_id`. Secrets in it are hashed in, but masked in `recorded_version`.
     `identity` makes the version's texts. Its md5 tells identities apart.
     `depends_on` and `pseudo_depends_on` are indices of `Plan.steps`, in the order of the version's lists; a step in both is never listed.
     """

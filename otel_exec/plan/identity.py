@@ -1,4 +1,4 @@
-"""A step's identity: the version, its JSON, its md5 (requirement A).
+"""A step's identity: the version, its JSON, its md5.
 
 What comes in: a step's name, the identity keys of its config as JSON texts, and the versions of its dependencies. What goes out: `Version`. Pure.
 

@@ -99,7 +99,7 @@ def experiment_of(folder: str) -> str | None:
 
 
 def find_run(run: str | None, *, prefix: str | None = None) -> str:
-    """Return the path of the run.json (or, for a dead run without one, the run's folder) that RUN names: a run.json, a run's folder, an exec id, a prefix, an experiment's name, or nothing (requirement F).
+    """Return the path of the run.json (or, for a dead run without one, the run's folder) that RUN names: a run.json, a run's folder, an exec id, a prefix, an experiment's name, or nothing.
 
     Args:
         run: what the person typed; `None` or "" for the latest run.

@@ -1,4 +1,4 @@
-"""The lock of a step's output: `<output>/.executor_status.lock` (requirement A).
+"""The lock of a step's output: `<output>/.executor_status.lock`.
 
 What comes in: an output path and who asks. What goes out: the lock, or the word on who has it. Stale after 90 s without a heartbeat,
 taken over at once from a holder that is provably dead on this host. Safe among any number of processes on one local disk.

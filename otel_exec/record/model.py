@@ -1,7 +1,7 @@
 """The record of a run: run.json and its kin, declared once.
 
 What comes in: numbers and words. What goes out: msgspec structs; the JSON Schemas beside this file are generated from them (`python -m otel_exec.record.schema`).
-Keys are promises (requirement H): they stay, new ones may come. Every key is written, `null` where nothing is known. Readers pass over keys that they don't know;
+Keys are promises: they stay, new ones may come. Every key is written, `null` where nothing is known. Readers pass over keys that they don't know;
 nothing rewrites a file from what it read of it, so none is lost: a run's record is always made whole, from its plan, journal and spans.
 
 Units: `*_ns` integer nanoseconds; instants `*_ns` count from the run's start (`start_time_unix_nano`, a string of nanoseconds since the Unix epoch);
@@ -59,7 +59,7 @@ class CachedFrom(msgspec.Struct, gc=False):
 
 
 class AttemptRecord(msgspec.Struct, gc=False):
-    """One try at a step. `start_ns` and `end_ns` are the task span's, started to completed; the other instants as in requirement B."""
+    """One try at a step. `start_ns` and `end_ns` are the task span's, started to completed; the other instants as in docs/concepts.md."""
 
     attempt: int
     worker_id: str | None = None
@@ -139,7 +139,7 @@ class StepRecord(msgspec.Struct, gc=False):
 
 
 class NodeRecord(msgspec.Struct, gc=False):
-    """A node id of phases that is not a step (requirement D)."""
+    """A node id of phases that is not a step."""
 
     node_id: str
     name: str
@@ -149,7 +149,7 @@ class NodeRecord(msgspec.Struct, gc=False):
 
 
 class LevelRecord(msgspec.Struct, gc=False):
-    """A topological generation: its span and its LevelMetrics (requirement C)."""
+    """A topological generation: its span and its LevelMetrics."""
 
     level: int
     start_ns: int | None = None
@@ -166,7 +166,7 @@ class LevelRecord(msgspec.Struct, gc=False):
 
 
 class WorkerRecord(msgspec.Struct, gc=False):
-    """A worker: where it was and its WorkerMetrics (requirement C). `busy_ns` is the union of its task and item spans."""
+    """A worker: where it was and its WorkerMetrics. `busy_ns` is the union of its task and item spans."""
 
     worker_id: str
     pid: int | None = None
@@ -199,7 +199,7 @@ class GateRecord(msgspec.Struct, gc=False):
 
 
 class CriticalPath(msgspec.Struct, gc=False):
-    """The heaviest chain over blocking edges (requirement H), and every step's slack."""
+    """The heaviest chain over blocking edges, and every step's slack."""
 
     steps: list[str] = []
     duration_ns: int = 0
@@ -207,7 +207,7 @@ class CriticalPath(msgspec.Struct, gc=False):
 
 
 class Wall(msgspec.Struct, gc=False):
-    """Where the wall time went: the parts add up to the run's `duration_ns` (requirement F)."""
+    """Where the wall time went: the parts add up to the run's `duration_ns`."""
 
     executing_ns: int = 0
     verifying_ns: int = 0

@@ -1,6 +1,6 @@
 """A step's own files: `.executor_info`, `.executor_status`, `.executor_log` in its output folder.
 
-What comes in: words, numbers, JSON. What goes out: the files of requirement B, on anything fsspec writes; local disks without fsspec, for speed.
+What comes in: words, numbers, JSON. What goes out: the files of docs/record.md, on anything fsspec writes; local disks without fsspec, for speed.
 Every function names the file and the reason in a `RecordError` when it can't do its work. What is read may have been written by anyone.
 """
 

@@ -1,4 +1,4 @@
-"""The critical path of a run: the heaviest chain over its dependencies, and every step's slack (requirement H).
+"""The critical path of a run: the heaviest chain over its dependencies, and every step's slack.
 
 What comes in: a record, or nodes with durations. What goes out: `CriticalPath`. Pure.
 

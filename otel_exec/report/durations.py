@@ -1,4 +1,4 @@
-"""How durations, shares and sizes read: `-`, `35us`, `512ms`, `1.2s`, `45s`, `4m30s`, `4m`, `2h15m`, `2h` (requirement C).
+"""How durations, shares and sizes read: `-`, `35us`, `512ms`, `1.2s`, `45s`, `4m30s`, `4m`, `2h15m`, `2h`.
 
 What comes in: integer nanoseconds (or a ratio, or bytes), `None` where unknown. What goes out: a short text in ASCII.
 Rounds half up, and into the next unit where that is reached, so that no text ever reads `60s` and a longer duration never reads shorter.

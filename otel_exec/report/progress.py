@@ -43,7 +43,7 @@ class RunningStep(msgspec.Struct, frozen=True):
 
 
 class ProgressView(msgspec.Struct, frozen=True):
-    """What is the matter now. `done` counts steps that succeeded, cached ones included, `failed` is apart (requirement C); `note` is said at the end, e.g. that the run is being stopped."""
+    """What is the matter now. `done` counts steps that succeeded, cached ones included, `failed` is apart; `note` is said at the end, e.g. that the run is being stopped."""
 
     name: str
     done: int

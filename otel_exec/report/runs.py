@@ -1,4 +1,4 @@
-"""The list of runs under a prefix: when, experiment, outcome, wall time, exec id (requirement F).
+"""The list of runs under a prefix: when, experiment, outcome, wall time, exec id.
 
 What comes in: what is known of each run. What goes out: one section.
 """

@@ -1,6 +1,6 @@
 """What a report says of a step: its label, its outcome in a word, the numbers of its last attempt.
 
-What comes in: a record's steps. What goes out: words and numbers, the record's own. Groups never count (requirement C).
+What comes in: a record's steps. What goes out: words and numbers, the record's own. Groups never count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The summary of a run: where its time went (requirement F).
+"""The summary of a run: where its time went.
 
 What comes in: a record (whole, or the part of it that is needed here) and what was asked for. What goes out: sections, for `as_text` and `as_json`.
 Every number is the record's own: nothing is measured and nothing rounded here.

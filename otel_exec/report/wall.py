@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: a partition of it that adds up to the nanosecond (requirement F).
+"""Where the wall time of a run went: a partition of it that adds up to the nanosecond.
 
 What comes in: a record's intervals. What goes out: `Wall`. Pure.
 

@@ -35,8 +35,6 @@ from otel_exec.semconv import (
 from otel_exec.spans.span_record import SpanLink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from otel_exec.execute.base import OpenSpan
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.schedule.attempts import Running
@@ -309,7 +307,7 @@ class DriverSpans:
         self.finished.append(span)
         return span.span_id
 
-    def close_run(self, name: str, at_ns: int, outcome: str, links: Sequence[SpanLink] = ()) -> None:
+    def close_run(self, name: str, at_ns: int, outcome: str) -> None:
         """The run has ended: whatever is still open is closed with it, then the run span."""
         for worker_id in list(self._workers):
             self.worker_ended(worker_id, at_ns, Outcome.SUCCESS)
@@ -326,9 +324,9 @@ class DriverSpans:
                 span_id=self.root_span_id,
                 parent=self.parent_span_id,
                 attributes={EXEC_NAME: name},
-                links=links,
                 outcome=outcome,
                 error_type=_ERROR_TYPES.get(outcome),
                 span_kind=2,
+                remote=bool(self.parent_span_id),
             )
         )

@@ -1,4 +1,4 @@
-"""Gates: what must pass between two levels (requirement A, hooks).
+"""Gates: what must pass between two levels.
 
 What comes in: an argv list, a string (split by shlex, no shell) or `fn(level)`. What goes out: whether it passed, and the tail of what it printed.
 Runs in a thread of its own, so that the driver keeps answering signals; `stop` ends a command that runs.

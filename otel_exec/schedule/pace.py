@@ -1,4 +1,4 @@
-"""How often something may be done so that it costs at most a share of the run (requirement B: rewriting costs at most 1 %).
+"""How often something may be done so that it costs at most a share of the run: rewriting the record costs at most 1 % of it.
 
 What comes in: instants and measured costs, nanoseconds. What goes out: whether it is due.
 """

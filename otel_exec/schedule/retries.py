@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BLAMELESS_TRIES", "Attempts", "RetryPolicy"]
 
 BLAMELESS_TRIES: Final = 2
-"""Tries beyond `retries` for deaths that may not be the step's own fault (requirement C)."""
+"""Tries beyond `retries` for deaths that may not be the step's own fault."""
 
 _NS: Final = 1_000_000_000
 

@@ -1,4 +1,4 @@
-"""Requirement C's table, a test a row, over records written by hand."""
+"""The definitions of docs/record.md, a test a row, over records written by hand."""
 
 from __future__ import annotations
 

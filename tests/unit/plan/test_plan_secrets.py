@@ -1,4 +1,4 @@
-"""Which values are secrets (rule of conduct 6)."""
+"""Which values are secrets."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_schema_refuses_what_is_no_record(spoil):
         jsonschema.Draft202012Validator(committed("run.schema.json")).validate(record)
 
 
-# Requirement H, key by key.
+# What is promised to readers, key by key.
 PROMISED = {
     RunRecord: (
         "schema_version exec_id trace_id root_span_id outcome experiment executor prefix run_folder start_time end_time start_time_unix_nano duration_ns"
