@@ -49,7 +49,7 @@ class PhaseFold(msgspec.Struct):
 class ItemsFold(msgspec.Struct):
     """The items of a step's fan-outs: how many there were and what they came to; `attempts` counts tries, `busy_ns` sums their task spans, `samples` holds how long each took, whatever it came to.
 
-    `helped_ns`: of these, by worker id, what workers other than the fan-out's owner ran; nested items that a helper ran for itself are not counted again.
+    `helped_ns`: of these, by worker id, what workers other than the fan-out's owner ran; nested items that such a worker ran for itself are not counted again.
     """
 
     count: int = 0

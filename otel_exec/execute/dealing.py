@@ -114,8 +114,8 @@ class Dealer:
                 extra = fan.extra = table.extra_worker(fan)
             if extra is not None and extra.ready and extra.sequence == 0 and fan.pending and len(fan.running) < fan.limit:
                 self._deal_one(fan, extra)
-            helpers = min(fan.limit, len(fan.running) + max(0, idle) + (1 if extra is not None and extra.sequence == 0 else 0))
-            room = 2 * helpers - len(fan.running) - len(fan.pending) - fan.room
+            hands = min(fan.limit, len(fan.running) + max(0, idle) + (1 if extra is not None and extra.sequence == 0 else 0))
+            room = 2 * hands - len(fan.running) - len(fan.pending) - fan.room
             if room > 0:
                 fan.room += room
                 fan.owner.tell(Kind.GRANT, _encode((fan.fid, room)))

@@ -1,6 +1,6 @@
-"""The door from a task to fan-outs: what `map_tasks` finds in the scope of the code that calls it, and who may help.
+"""The door from a task to fan-outs: what `map_tasks` finds in the scope of the code that calls it, and who may lend a hand.
 
-What comes in: the numbers of attempts at items. What goes out: those numbers, folded, for the task's report. Knows nothing of how items get to helpers: that is the executor's.
+What comes in: the numbers of attempts at items. What goes out: those numbers, folded, for the task's report. Knows nothing of how items get to other workers: that is the executor's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from otel_exec.execute.items import ItemReport
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Door", "Helpers", "NoHelpers"]
+__all__ = ["Door", "Hands", "NoHands"]
 
 
-class Helpers(Protocol):
+class Hands(Protocol):
     """How an executor has others help with a fan-out. Called by the owner's thread.
 
-    Whoever helps takes items with `FanOut.take(helper=True)` and hands in what came of them with `FanOut.settle`, from any thread.
+    Whoever helps takes items with `FanOut.take(owner=False)` and hands in what came of them with `FanOut.settle`, from any thread.
     """
 
     def opened(self, fan_out: FanOut) -> None:
@@ -52,7 +52,7 @@ class Helpers(Protocol):
         ...
 
 
-class NoHelpers:
+class NoHands:
     """Nobody helps: inline, or a child process that a step forked."""
 
     def opened(self, fan_out: FanOut) -> None:
@@ -83,15 +83,15 @@ class Door:
         context: the worker's.
         attributes: of the task or item: node, template, level.
         node_id: the step's.
-        helpers: makes the helpers of a fan-out.
+        hands: makes the hands of a fan-out.
         budget: how many items may have spans of their own.
     """
 
-    def __init__(self, context: WorkerContext, attributes: dict[str, AttributeValue], node_id: str, helpers: Callable[[], Helpers], budget: int) -> None:
+    def __init__(self, context: WorkerContext, attributes: dict[str, AttributeValue], node_id: str, hands: Callable[[], Hands], budget: int) -> None:
         self.context = context
         self.attributes = attributes
         self.node_id = node_id
-        self.helpers = helpers
+        self.hands = hands
         self.budget = budget
         self.unspanned = 0
         self.items: ItemsFold | None = None

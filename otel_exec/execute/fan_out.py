@@ -1,8 +1,8 @@
 """`map_tasks`: many items inside a step, shared with workers that are idle.
 
 What comes in: a function and items, from the code of a step. What goes out: the results in the order of the items, and the fan-out's numbers for the step's report.
-The owner (the worker whose code called) works on its own items from the end of the list while helpers take them from its front; so it can't deadlock,
-however many steps fan out at once. Who helps, and how items get there, is the executor's: `Helpers`.
+The owner (the worker whose code called) works on its own items from the end of the list while idle workers take them from its front; so it can't deadlock,
+however many steps fan out at once. Who helps, and how items get there, is the executor's: `Hands`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from otel_exec import semconv
 from otel_exec.aggregate.folds import ItemsFold
 from otel_exec.errors import FanOutError
-from otel_exec.execute.door import Door, NoHelpers
+from otel_exec.execute.door import Door, NoHands
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.execute.items import ItemEnvelope, ItemReport, record_item, run_item
 from otel_exec.semconv import Outcome
@@ -92,13 +92,13 @@ class FanOut:
         self.door = door
         self.fn = fn
         self.items = items
-        self.helpers = door.helpers()
+        self.hands = door.hands()
         self.timeout_s = timeout_s
-        self.owner_runs = timeout_s is None or isinstance(self.helpers, NoHelpers)
+        self.owner_runs = timeout_s is None or isinstance(self.hands, NoHands)
         limit = max_workers if max_workers is not None else len(items)
-        self.helper_limit = 0 if isinstance(self.helpers, NoHelpers) else limit - 1 if self.owner_runs else limit
+        self.hands_limit = 0 if isinstance(self.hands, NoHands) else limit - 1 if self.owner_runs else limit
         self.changed = threading.Condition()
-        self.taken: dict[int, ItemEnvelope] = {}  # by helpers, begun or not
+        self.taken: dict[int, ItemEnvelope] = {}  # by other workers, begun or not
         self._arrived: deque[tuple[ItemEnvelope, Arrival]] = deque()
         self.cancelled = False
         self._retries = retries
@@ -115,25 +115,25 @@ class FanOut:
         code = getattr(fn, "__code__", None)
         self._code = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
 
-    # --- for helpers ------------------------------------------------------------------------------------------------------------------------------
+    # --- for other workers ------------------------------------------------------------------------------------------------------------------------
 
-    def take(self, *, helper: bool) -> ItemEnvelope | None:
+    def take(self, *, owner: bool) -> ItemEnvelope | None:
         """Take the next item to run, `None` where there is none (now)."""
         with self.changed:
             self._wake_delayed()
-            if self.cancelled or not self._waiting or (helper and len(self.taken) >= self.helper_limit):
+            if self.cancelled or not self._waiting or (not owner and len(self.taken) >= self.hands_limit):
                 return None
-            index = self._waiting.popleft() if helper or self.helper_limit < 1 else self._waiting.pop()
+            index = self._waiting.pop() if owner and self.hands_limit > 0 else self._waiting.popleft()
             envelope = self._envelope(index)
-            if helper:
+            if not owner:
                 self.taken[index] = envelope
             return envelope
 
     def has_items(self) -> bool:
-        """Whether a helper could take one now."""
+        """Whether another worker could take one now."""
         with self.changed:
             self._wake_delayed()
-            return bool(self._waiting) and not self.cancelled and len(self.taken) < self.helper_limit
+            return bool(self._waiting) and not self.cancelled and len(self.taken) < self.hands_limit
 
     def give_back(self, indices: Iterable[int]) -> None:
         """Items that were taken were not begun, and will not be by whoever took them."""
@@ -154,7 +154,7 @@ class FanOut:
         self.give_back([index for index in list(self.taken) if index not in running])
 
     def settle(self, report: ItemReport, value: Any, error: BaseException | None) -> None:
-        """An attempt that a helper took has ended."""
+        """An attempt that another worker took has ended."""
         with self.changed:
             envelope = self.taken.get(report.index)
             if envelope is not None and envelope.attempt == report.attempt:
@@ -172,7 +172,7 @@ class FanOut:
             self.changed.notify_all()
 
     def lose(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int, *, final: bool = False) -> None:
-        """An attempt that a helper took has ended without a word: its worker died or its time ran out. Its span is made here.
+        """An attempt that another worker took has ended without a word: its worker died or its time ran out. Its span is made here.
 
         `final`: it is not to be tried again.
         """
@@ -199,14 +199,14 @@ class FanOut:
     def run(self) -> list[Any]:
         """Run all items; returns the results, raises the first failure."""
         try:
-            self.helpers.opened(self)
+            self.hands.opened(self)
             while self._go_on():
                 pass
         except BaseException as error:
             self._stop(error)
             raise
         finally:
-            self.helpers.closed(self)
+            self.hands.closed(self)
             self.door.add_items(self._fold)
         if self._failure is not None:
             raise self._failure
@@ -219,13 +219,13 @@ class FanOut:
         self._settle_arrived()
         if self._failure is not None and not self.cancelled:
             self.cancel(interrupt=False)
-        envelope = self.take(helper=False) if self.owner_runs else None
+        envelope = self.take(owner=True) if self.owner_runs else None
         if envelope is not None:
             self._run_here(envelope)
-            self.helpers.more(self)
+            self.hands.more(self)
             return True
         if self.taken:
-            self.helpers.reclaim(self)
+            self.hands.reclaim(self)
         with self.changed:
             if self._failure is not None and not self.cancelled:
                 return True
@@ -233,10 +233,10 @@ class FanOut:
                 return True
             if not self.taken and not self._delayed and (not self._waiting or self.cancelled):
                 return False
-            waits = [wait_s for wait_s in (self.helpers.wait_s(self), self._delay_s()) if wait_s is not None]
+            waits = [wait_s for wait_s in (self.hands.wait_s(self), self._delay_s()) if wait_s is not None]
             self.changed.wait(min(waits) if waits else None)
             self._wake_delayed()
-        self.helpers.more(self)
+        self.hands.more(self)
         return True
 
     def _settle_arrived(self) -> None:
@@ -305,7 +305,7 @@ class FanOut:
             self._fold.cancelled += len(self._waiting) + len(self._delayed)
             self._waiting.clear()
             self._delayed.clear()
-        self.helpers.cancel(self, interrupt=interrupt)
+        self.hands.cancel(self, interrupt=interrupt)
 
     def _stop(self, error: BaseException) -> None:
         """The owner itself is interrupted: end what runs elsewhere and wait for it, unless told again."""
@@ -316,8 +316,8 @@ class FanOut:
             with self.changed:
                 if not self.taken:
                     return
-                self.changed.wait(self.helpers.wait_s(self))
-            self.helpers.more(self)
+                self.changed.wait(self.hands.wait_s(self))
+            self.hands.more(self)
 
     def _envelope(self, index: int) -> ItemEnvelope:
         attempt = self._attempts[index] = self._attempts.get(index, 0) + 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from otel_exec.execute import verify
 from otel_exec.execute.capture import ProxiedStreams, StreamCapture
 from otel_exec.execute.context import Call, WorkerContext
-from otel_exec.execute.door import Door, Helpers, NoHelpers
+from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import SpoolWriter
@@ -68,7 +68,7 @@ class InProcess:
         guard: Guard,
         meter: ProcessMeter | ThreadMeter,
         claimed: Callable[[TaskEnvelope, int, int], None],
-        helpers: Callable[[WorkerContext], Helpers] | None = None,
+        hands: Callable[[WorkerContext], Hands] | None = None,
         late_timeouts: bool = False,
     ) -> WorkerContext:
         """Return the context of a new worker."""
@@ -82,9 +82,7 @@ class InProcess:
             meter=meter,
             guard=guard,
             claimed=claimed,
-            door=lambda context, attributes, node_id: Door(
-                context, attributes, node_id, (lambda: helpers(context)) if helpers is not None else NoHelpers, budget
-            ),
+            door=lambda context, attributes, node_id: Door(context, attributes, node_id, (lambda: hands(context)) if hands is not None else NoHands, budget),
             late_timeouts=late_timeouts,
         )
 

@@ -1,6 +1,6 @@
-"""Fan-outs among worker processes, the workers' side: the owner ships items to the driver as it is granted room, helpers run them.
+"""Fan-outs among worker processes, the workers' side: the owner ships items to the driver as it is granted room, idle workers run them.
 
-What comes in: fan-outs and frames from the driver. What goes out: frames to the driver; on a helper, the report of an item. The driver's side is `dealing.py`.
+What comes in: fan-outs and frames from the driver. What goes out: frames to the driver; on who runs one, the report of an item. The driver's side is `dealing.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _read_spilled(path: str) -> bytes:
 
 
 class FanOuts:
-    """All open fan-outs of a worker process: makes their helpers and gives them what the driver says."""
+    """All open fan-outs of a worker process: makes their hands and gives them what the driver says."""
 
     def __init__(self, link: Link, packer: Packer, worker_id: str, folder: str) -> None:
         self.link = link
@@ -63,8 +63,8 @@ class FanOuts:
         self._numbers = itertools.count()
         self.open: dict[str, _Shipping] = {}
 
-    def helpers(self) -> _Shipping:
-        """Return the helpers of a new fan-out."""
+    def hands(self) -> _Shipping:
+        """Return the hands of a new fan-out."""
         return _Shipping(self, f"{self._worker_id}.{next(self._numbers)}")
 
     def on_frame(self, kind: int, payload: bytes) -> None:
@@ -89,7 +89,7 @@ class FanOuts:
 
 
 class _Shipping:
-    """The helpers of one fan-out: workers that the driver knows to be idle."""
+    """The hands of one fan-out: workers that the driver knows to be idle."""
 
     def __init__(self, fan_outs: FanOuts, fid: str) -> None:
         self._all = fan_outs
@@ -105,7 +105,7 @@ class _Shipping:
 
     def opened(self, fan_out: FanOut) -> None:
         """Tell the driver, which grants room for items when workers are idle."""
-        if fan_out.helper_limit < 1:
+        if fan_out.hands_limit < 1:
             return
         try:
             self._fn = self._all.packer.passing(fan_out.fn)
@@ -114,7 +114,7 @@ class _Shipping:
             raise TypeError(f"map_tasks: {name} can't be sent to other workers: {error}; make what it refers to inside it, or give max_workers=1") from error
         self._fan_out = fan_out
         self._all.open[self._fid] = self
-        self._say(Kind.FAN_OPEN, fan_out.door.node_id, fan_out.helper_limit, fan_out.timeout_s)
+        self._say(Kind.FAN_OPEN, fan_out.door.node_id, fan_out.hands_limit, fan_out.timeout_s)
 
     def more(self, fan_out: FanOut) -> None:
         """Ship what there is room for."""
@@ -122,7 +122,7 @@ class _Shipping:
             with self._lock:
                 if self._room < 1:
                     return
-                envelope = fan_out.take(helper=True)
+                envelope = fan_out.take(owner=False)
                 if envelope is None:
                     return
                 self._room -= 1
@@ -173,7 +173,7 @@ class _Shipping:
     def _keep(self, fan_out: FanOut, envelope: ItemEnvelope, error: Exception) -> None:
         """An item that can't be sent: the owner runs it by itself, and all that are left; where it must not, the item fails."""
         if fan_out.owner_runs:
-            fan_out.helper_limit = 0
+            fan_out.hands_limit = 0
             fan_out.give_back([envelope.index])
             return
         now = fan_out.door.context.clock.now_ns()

@@ -15,13 +15,13 @@ import socket
 import tempfile
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from otel_exec import semconv
 from otel_exec.errors import OtelExecError, UsageError
-from otel_exec.execute import wire
+from otel_exec.execute import driver_fork, wire
 from otel_exec.execute.base import Beat, Claimed, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.dealing import Dealer
 from otel_exec.execute.envelope import TaskReport
@@ -44,14 +44,11 @@ if TYPE_CHECKING:
     from otel_exec.execute.outstanding import Sent
     from otel_exec.plan.graph import Step
 
-__all__ = ["MAX_WORKERS", "ProcessesExecutor"]
+__all__ = ["ProcessesExecutor"]
 
 _report_decoder = msgspec.msgpack.Decoder(TaskReport)
 _beat_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[OpenEntry, ...]])
 _encode = msgspec.msgpack.Encoder().encode
-
-# Each worker has a place in the shared page; some are left for workers that are extra, and for those that take the place of others before these are buried.
-MAX_WORKERS = wire.SLOTS - 64
 
 # After a worker's death, what is neither in the queue nor in a live worker's hands by then is lost and sent again.
 _AUDIT_S = 0.5
@@ -73,8 +70,8 @@ class ProcessesExecutor:
     by_value = True
 
     def __init__(self, workers: int) -> None:
-        if workers > MAX_WORKERS:
-            raise UsageError(f"--workers {workers} is more worker processes than can be kept: take at most {MAX_WORKERS}")
+        if workers > wire.MAX_WORKERS:
+            raise UsageError(f"--workers {workers} is more worker processes than can be kept: take at most {wire.MAX_WORKERS}")
         self.workers = workers
         self.prefetch = _AHEAD * workers
         self._selector = selectors.DefaultSelector()
@@ -111,7 +108,7 @@ class ProcessesExecutor:
         self._out = Outstanding(self._folder)
         self._queue = self._out.queue
         self._started = True
-        _open_pools.add(self)
+        driver_fork.opened(self)
         for _ in range(self.workers):
             self._start_worker()
 
@@ -173,18 +170,14 @@ class ProcessesExecutor:
 
     def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenEntry]:
         """Return what is open in the attempt's worker, its task span first."""
-        sequence = self._out.attempts.get((node_id, attempt))
-        worker = self._holder(sequence) if sequence is not None else None
+        _, worker = self._worker_of(node_id, attempt)
         return [span for span in worker.open_spans() if span.node_id == node_id] if worker is not None else ()
 
     def log_tail(self, node_id: str, attempt: int) -> str:
         """Return the last lines of what the attempt has printed so far."""
-        sequence = self._out.attempts.get((node_id, attempt))
-        worker = self._holder(sequence) if sequence is not None else None
-        if worker is None:
-            return ""
-        in_hand, offset = self._out.in_hand(worker)
-        return last_lines(worker.scratch, offset) if in_hand == sequence else ""
+        sequence, worker = self._worker_of(node_id, attempt)
+        in_hand, offset = self._out.in_hand(worker) if worker is not None else (0, 0)
+        return last_lines(worker.scratch, offset) if worker is not None and in_hand == sequence else ""
 
     def stop(self, grace_s: float) -> Sequence[Notice]:
         """Stop the workers, by force those that don't end within the grace."""
@@ -302,6 +295,10 @@ class ProcessesExecutor:
             self._notices.append(Reported(_report_decoder.decode(memoryview(payload)[wire.U64.size :])))
 
     # --- messages ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _worker_of(self, node_id: str, attempt: int) -> tuple[int, WorkerProcess | None]:
+        sequence = self._out.attempts.get((node_id, attempt), 0)
+        return sequence, self._holder(sequence) if sequence else None
 
     def _holder(self, sequence: int) -> WorkerProcess | None:
         return self._out.holder(sequence, self._workers.values())
@@ -425,7 +422,7 @@ class ProcessesExecutor:
         self._on_end(worker)
 
     def _close(self) -> None:
-        _open_pools.discard(self)
+        driver_fork.closed(self)
         self._selector.close()
         self._out.close()
         self._wake_in.close()
@@ -438,16 +435,3 @@ class ProcessesExecutor:
             for worker in self._workers.values():
                 worker.sock.close()
             self._queue.close()
-
-
-_open_pools: set[Any] = set()
-
-
-def _after_fork_in_child() -> None:
-    # Never the thread of the runner, never a worker: just a copy that must not keep the workers' line to the driver open.
-    for pool in list(_open_pools):
-        pool.close_in_child()
-    _open_pools.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -187,7 +187,7 @@ class ThreadsExecutor:
         assert self._parts is not None
         worker = _Worker(str(next(self._names)), only=only)
         worker.context = self._parts.context(
-            worker.worker_id, guard=worker.guard, meter=ThreadMeter(), claimed=self._claimed(worker), helpers=lambda _: _ThreadHelpers(self, worker)
+            worker.worker_id, guard=worker.guard, meter=ThreadMeter(), claimed=self._claimed(worker), hands=lambda _: _ThreadHands(self, worker)
         )
         if self._parts.settings.show_output:
             worker.context.capture.show = self._show(worker)  # type: ignore[attr-defined]  # a StreamCapture
@@ -245,7 +245,7 @@ class ThreadsExecutor:
             fan_out = self._fans.pop(0)
             self._fans.append(fan_out)
             if worker.only is None or worker.only is fan_out:
-                envelope = fan_out.take(helper=True)
+                envelope = fan_out.take(owner=False)
                 if envelope is not None:
                     return fan_out, envelope
         return None
@@ -346,12 +346,12 @@ class ThreadsExecutor:
             return
         with self._work:
             self._work.notify_all()
-            helped = any(worker.only is fan_out or (worker.item is not None and worker.item[0] is fan_out) for worker in self._threads)
-            extra = fan_out.timeout_s is not None and not helped and self._idle == 0 and not self._stopping
+            served = any(worker.only is fan_out or (worker.item is not None and worker.item[0] is fan_out) for worker in self._threads)
+            extra = fan_out.timeout_s is not None and not served and self._idle == 0 and not self._stopping
         if extra:
             self._add_worker(only=fan_out)
 
-    def helping(self, fan_out: FanOut) -> list[_Worker]:
+    def lent_to(self, fan_out: FanOut) -> list[_Worker]:
         """Return the workers that run an item of a fan-out."""
         with self._work:
             return [worker for worker in self._threads if worker.item is not None and worker.item[0] is fan_out]
@@ -360,7 +360,7 @@ class ThreadsExecutor:
         """Abandon the items whose time ran out; they are not tried again, since their threads go on."""
         if fan_out.timeout_s is None:
             return
-        for worker in self.helping(fan_out):
+        for worker in self.lent_to(fan_out):
             item, context = worker.item, worker.context
             assert context is not None
             now = context.clock.now_ns()
@@ -377,7 +377,7 @@ class ThreadsExecutor:
             self._work.notify_all()
 
 
-class _ThreadHelpers:
+class _ThreadHands:
     """Idle threads help with a fan-out."""
 
     def __init__(self, executor: ThreadsExecutor, owner: _Worker) -> None:
@@ -399,7 +399,7 @@ class _ThreadHelpers:
     def cancel(self, fan_out: FanOut, *, interrupt: bool) -> None:
         """Interrupt those that run items of it."""
         if interrupt:
-            for worker in self._executor.helping(fan_out):
+            for worker in self._executor.lent_to(fan_out):
                 worker.guard.request(worker.sequence)
 
     def closed(self, fan_out: FanOut) -> None:

@@ -259,4 +259,6 @@ def remove(path: str) -> None:
 
 SLOT = struct.Struct("<QQ")
 SLOTS = 1024
+# Some places are left for the extra workers of fan-outs.
+MAX_WORKERS = SLOTS - 64
 NO_OFFSET = (1 << 64) - 1

@@ -27,7 +27,7 @@ from otel_exec.clock import AnchoredClock
 from otel_exec.execute import wire
 from otel_exec.execute.capture import ScratchCapture
 from otel_exec.execute.context import WorkerContext
-from otel_exec.execute.door import Door, Helpers, NoHelpers
+from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.interrupts import SignalGuard
 from otel_exec.execute.items import ItemEnvelope
@@ -225,11 +225,11 @@ class Worker:
         self._flush()
 
     def _door(self, context: WorkerContext, attributes: dict[str, Any], node_id: str) -> Door:
-        return Door(context, attributes, node_id, self._helpers, context.settings.max_task_spans)
+        return Door(context, attributes, node_id, self._hands, context.settings.max_task_spans)
 
-    def _helpers(self) -> Helpers:
+    def _hands(self) -> Hands:
         # A child that a step forked has no line to the driver.
-        return self.fan_outs.helpers() if os.getpid() == self.context.pid else NoHelpers()
+        return self.fan_outs.hands() if os.getpid() == self.context.pid else NoHands()
 
     def _restore(self) -> None:
         with contextlib.suppress(OSError):

@@ -249,7 +249,7 @@ def test_late_items_inline(tmp_path):
 
 
 def test_a_worker_that_dies_fails_its_item_alone(tmp_path):
-    """A helper's death is that item's failure, by name; the step's own worker and the others go on."""
+    """The death of a worker that runs an item is that item's failure, by name; the step's own worker and the others go on."""
     with Rig("processes", tmp_path, workers=3) as rig:
         rig.ready()
         rig.submit(steps.fan_deadly)

@@ -20,7 +20,8 @@ from executor_steps import Config
 from otel_exec.errors import Mistake, UsageError
 from otel_exec.execute.base import Reported, WorkerDied, WorkerReady, WorkerStarted
 from otel_exec.execute.envelope import TaskReport
-from otel_exec.execute.processes import MAX_WORKERS, ProcessesExecutor
+from otel_exec.execute.processes import ProcessesExecutor
+from otel_exec.execute.wire import MAX_WORKERS
 from otel_exec.execute.worker_main import _encode_report
 from otel_exec.testing import memory_recorder
 
