@@ -134,7 +134,9 @@ def read_run(run: str | None = None, *, prefix: str | None = None) -> RunRecord:
         prefix = os.environ.get("OTEL_EXEC_PREFIX") or "outputs"
     path = find_run(run, prefix=prefix)
     record = read_record(os.path.join(path, "run.json") if os.path.isdir(path) else path)
-    folder = path if os.path.isdir(path) else record.run_folder
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    if not os.path.exists(os.path.join(folder, "journal.jsonl")):  # a copy, as the one in the working directory is
+        folder = record.run_folder
     if record.outcome == "running" and os.path.isdir(folder):
         record = rebuild(folder, alive=_driver_lives(folder))
     return _with_export(record, folder)

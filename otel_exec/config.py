@@ -176,6 +176,10 @@ def _executor(setting: str, value: object) -> str:
 def _path(setting: str, value: object) -> str:
     """Return a local path made absolute; addresses such as `s3://bucket/x` stay as they are."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(setting, ascii(text), "a path that can be written as UTF-8: it stands in records and spans") from None
     if not text.strip() or "\0" in text:
         raise ConfigError(setting, text, "a path or an address such as s3://bucket/folder")
     if text.startswith("file://"):

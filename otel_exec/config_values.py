@@ -41,6 +41,10 @@ def whole(setting: str, value: object, *, least: int, most: int | None = None) -
     return number_
 
 
+# Three decades in seconds: what is longer is a slip, and would not fit into nanoseconds.
+_MOST = 1e9
+
+
 def number(setting: str, value: object, *, unit: str, above_zero: bool = False) -> float:
     """Return a finite number that is not negative (with `above_zero` not zero either)."""
     accepted = f"a number of {unit} {'above 0' if above_zero else 'of at least 0'}"
@@ -52,6 +56,8 @@ def number(setting: str, value: object, *, unit: str, above_zero: bool = False) 
         raise ConfigError(setting, value, accepted) from None
     if not math.isfinite(result) or result < 0 or (above_zero and result == 0):
         raise ConfigError(setting, value, accepted)
+    if result > _MOST:
+        raise ConfigError(setting, value, f"{accepted} and at most {_MOST:.0e}")
     return result
 
 

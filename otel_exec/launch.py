@@ -17,7 +17,7 @@ from otel_exec import config as configuration
 from otel_exec.clock import AnchoredClock
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
-from otel_exec.driver.ending import Result, first_cause, headline, print_failures
+from otel_exec.driver.ending import Result, complain, first_cause, headline, print_failures
 from otel_exec.driver.environment import masked_argv
 from otel_exec.driver.executors import make_executor
 from otel_exec.driver.keeper import exported
@@ -126,7 +126,7 @@ def executor_main(
     Raises:
         SystemExit: with the exit codes of docs/concepts.md, unless the run succeeded: then it returns.
     """
-    script = os.path.basename(sys.argv[0] or "exp.py")
+    script = os.path.basename(sys.argv[0] if sys.argv and sys.argv[0] else "exp.py")
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         given = command_line.parse(words, prog=script, description=description)
@@ -143,13 +143,19 @@ def executor_main(
         listener.finish(result.record)
     except PlanError as error:
         for mistake in error.mistakes:
-            print(f"otel-exec: {mistake}", file=sys.stderr)
+            complain(str(mistake))
         count = len(error.mistakes)
-        print(f"otel-exec: the plan could not be built: {count} mistake{'s' if count != 1 else ''}, nothing was run", file=sys.stderr)
+        complain(f"the plan could not be built: {count} mistake{'s' if count != 1 else ''}, nothing was run")
         raise SystemExit(error.exit_code) from None
     except OtelExecError as error:
-        print(f"otel-exec: {error}", file=sys.stderr)
+        complain(str(error))
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        complain("interrupted before anything was run")
+        raise SystemExit(130) from None
+    except OSError as error:
+        complain(f"can't go on: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        raise SystemExit(RecordError.exit_code) from None
     code = print_failures(result)
     if code:
         raise SystemExit(code)

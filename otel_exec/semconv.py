@@ -163,5 +163,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("telemetry.sdk.version", "string", "The version of otel_exec.", "0.1.0", stability="stable", on="resource"),
     Attribute("host.name", "string", "The machine of the driver.", "node-1", on="resource"),
     Attribute("process.pid", "int", "The process that wrote the span.", 4711, on="resource"),
-    Attribute("vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"),
+    Attribute(
+        "vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"
+    ),
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from otel_exec.plan.graph import Step
     from otel_exec.record.model import RunRecord
 
-__all__ = ["Result", "first_cause", "headline", "print_failures"]
+__all__ = ["Result", "complain", "first_cause", "headline", "print_failures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,11 @@ class Result:
 def _say(text: str) -> None:
     """Print what the user's code said, on stderr: line by line, without what a terminal obeys."""
     print("\n".join(printable(line) for line in text.rstrip("\n").split("\n")), file=sys.stderr)
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in one line, what is wrong with what was asked for."""
+    print(f"otel-exec: {printable(text)}", file=sys.stderr)
 
 
 def headline(result: Result) -> str:

@@ -154,8 +154,8 @@ class TerminalListener(LiveListener):
         self._name = name
         self._config = config
         self._stream = sys.stderr
-        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._look = look_of(self._stream, os.environ)
+        self._terminal = self._stream is not None and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._painter = Painter(self._stream)
         self._painted_ns = 0
         self._all_cached = all(decisions[index].action == "cached" for index in self._counted)

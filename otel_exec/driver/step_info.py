@@ -11,7 +11,7 @@ import msgspec
 
 from otel_exec.record import locks
 from otel_exec.record.model import CachedFrom
-from otel_exec.record.step_files import read_events, read_info
+from otel_exec.record.step_files import read_events, read_info, standing
 from otel_exec.schedule.select import Earlier
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def look_up(step: Step) -> Earlier:
 
 def earlier_from(events: list[StatusEvent], info: Mapping[str, object], *, held_by: str = "") -> Earlier:
     """Return what a step's events and `.executor_info` say of the run that wrote them; the events know where the info has nothing."""
-    last = events[-1]
+    last = standing(events) or events[-1]
     times: dict[str, object] = {key: info.get(key) for key in _TIMES}
     if times["duration_seconds"] is None and last.execution_start_time is not None and last.execution_end_time is not None:
         times["duration_seconds"] = last.execution_end_time - last.execution_start_time

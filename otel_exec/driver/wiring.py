@@ -142,7 +142,7 @@ def wire(
         limits=settings.limits,
     )
     parent_span_id = config.parent[1] if config.parent else ""
-    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or "run.json", eta=listener.eta_ms)
+    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta_ms)
     parts = RunnerParts(
         plan=plan,
         decisions=decisions,

@@ -56,7 +56,8 @@ class AttemptFiles:
         if not envelope.force:
             events = step_files.read_events(envelope.output_path)
             self._rerun = bool(events)
-            self.succeeded_meanwhile = self._rerun and events[-1].status == StatusWord.SUCCESS
+            standing = step_files.standing(events)
+            self.succeeded_meanwhile = standing is not None and standing.status == StatusWord.SUCCESS
         return ""
 
     def begin(self) -> None:

@@ -56,7 +56,6 @@ class RunSettings(msgspec.Struct, frozen=True):
     sampled: bool = True
     trace_state: str = ""
     resource: tuple[tuple[str, AttributeValue], ...] = ()
-    use_locks: bool = True
     show_output: bool = False
     log_cap_bytes: int = 2 * 1024 * 1024
     max_task_spans: int = 10_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sysconfig
 import traceback
 from functools import cache
 
@@ -42,8 +43,6 @@ def _message(error: BaseException) -> str:
 
 @cache
 def _library_folders() -> tuple[str, ...]:
-    import sysconfig
-
     paths = sysconfig.get_paths()
     return (*{paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths}, "<frozen")
 

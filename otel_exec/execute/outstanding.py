@@ -50,7 +50,8 @@ class Outstanding:
     def __init__(self, folder: str) -> None:
         path = os.path.join(folder, "slots")
         with open(path, "w+b") as file:
-            file.truncate(wire.SLOTS * wire.SLOT.size)
+            file.write(bytes(wire.SLOTS * wire.SLOT.size))  # written, not sparse: a full disk is told now, not by SIGBUS later
+            file.flush()
             self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
         self._slots = list(range(wire.SLOTS - 1, -1, -1))
         self._sequences = itertools.count(1)

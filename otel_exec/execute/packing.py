@@ -101,7 +101,7 @@ class BlobStore:
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         path = os.path.join(self.folder, digest)
         if not os.path.exists(path):
-            temporary = f"{path}.{os.getpid()}"
+            temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"
             with open(temporary, "wb") as file:
                 file.write(data)
             os.replace(temporary, path)

@@ -80,6 +80,13 @@ def _judge(frame: Frame, result: object) -> tuple[DeferredCall | None, StepRef |
                 other._place,
             )
     if call is not None:
+        if inspect.iscoroutinefunction(call._fn) or inspect.isgeneratorfunction(call._fn) or inspect.isasyncgenfunction(call._fn):
+            kind = "a generator" if inspect.isgeneratorfunction(call._fn) or inspect.isasyncgenfunction(call._fn) else "a coroutine"
+            frame.mistake(
+                f"{function_name(call._fn)} makes {kind}: calling it would run nothing of it",
+                "defer a plain function that runs it to its end, e.g. with asyncio.run(...) or list(...)",
+                call._place,
+            )
         return call, None, False
     if result is None:
         return None, None, bool(frame.deferred)

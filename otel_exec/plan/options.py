@@ -6,7 +6,6 @@ What comes in: what the user wrote. What goes out: checked values; for each mist
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,13 @@ _CLUSTER_OPTIONS: Final = ("runtime_env", "scheduling_strategy")
 _MEMORY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
 
 
+# More than any machine has, and an amount of seconds that still fits into nanoseconds is asked for below.
+_MOST: Final = 1e18
+_MOST_SECONDS: Final = 1e9
+
+
 def _amount(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _MOST:
         return None
     return value
 
@@ -45,7 +49,8 @@ def _memory_bytes(value: object) -> int | None:
         number, unit, binary = match.groups()
         if binary and not unit:
             return None
-        return int(float(number) * (1024 if binary else 1000) ** " kmgtp".index(unit.lower() or " "))
+        amount = float(number) * (1024 if binary else 1000) ** " kmgtp".index(unit.lower() or " ")
+        return int(amount) if amount <= _MOST else None
     amount = _amount(value)
     return None if amount is None else int(amount)
 
@@ -111,8 +116,8 @@ def parse_timeout(given: object, findings: Findings) -> float | None:
     if given is None:
         return None
     seconds = given.total_seconds() if isinstance(given, timedelta) else _amount(given)
-    if seconds is None or seconds <= 0:
-        findings.append((f"timeout={given!r} is no time", "give seconds above 0, or leave it out for none"))
+    if seconds is None or not 0 < seconds <= _MOST_SECONDS:
+        findings.append((f"timeout={given!r:.60} is no time", "give seconds above 0, or leave it out for none"))
         return None
     return float(seconds)
 

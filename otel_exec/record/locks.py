@@ -202,7 +202,11 @@ def _create(path: str, worker_id: str) -> bool:
         locked = _try_flock(descriptor)
         if locked is False or os.fstat(descriptor).st_size:
             return False
-        os.write(descriptor, _encode(worker_id))
+        try:
+            os.write(descriptor, _encode(worker_id))
+        except OSError:  # a full disk: an empty lock would hold up the next run until it is stale
+            os.unlink(path)
+            raise
         if locked:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         return True

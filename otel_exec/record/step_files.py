@@ -18,9 +18,9 @@ from otel_exec.record import storage
 from otel_exec.record.encoding import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["INFO", "LOG", "STATUS", "StatusEvent", "append_event", "make_output_folder", "merge_info", "read_events", "read_info", "write_info"]
+__all__ = ["INFO", "LOG", "STATUS", "StatusEvent", "append_event", "make_output_folder", "merge_info", "read_events", "read_info", "standing", "write_info"]
 
 INFO = "/.executor_info"
 LOG = "/.executor_log"
@@ -101,6 +101,14 @@ def write_info(output_path: str, info: bytes) -> None:
         storage.replace(path, info)
     except OSError as error:
         raise storage.refused(path, "written", error) from error
+
+
+def standing(events: Sequence[StatusEvent]) -> StatusEvent | None:
+    """Return the event that says how a step stands: the last one that is not WAITING.
+
+    A run that waits for the lock says so without having it, so its WAITING may come after the SUCCESS of the run that has it.
+    """
+    return next((event for event in reversed(events) if event.status != semconv.StatusWord.WAITING), events[-1] if events else None)
 
 
 def read_info(output_path: str) -> dict[str, object] | None:

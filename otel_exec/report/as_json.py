@@ -6,6 +6,7 @@ a duration is `<key>_ns` (exact) and `<key>_seconds`, a size `<key>_bytes`, a sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,10 @@ def as_mapping(sections: Sequence[Section]) -> dict[str, Any]:
     return top
 
 
+# What a terminal or an editor obeys and JSON lets through: DEL, C1 controls, bidirectional overrides, line separators.
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 def as_json(sections: Sequence[Section], *, indent: int = 2) -> bytes:
     """Return the sections as JSON, ending in a newline."""
     mapping = as_mapping(sections)
@@ -43,7 +48,8 @@ def as_json(sections: Sequence[Section], *, indent: int = 2) -> bytes:
     except UnicodeEncodeError:
         # A lone surrogate, from a file name say: valid JSON has a way to write it that many readers refuse.
         encoded = msgspec.json.encode(_without_surrogates(mapping))
-    return msgspec.json.format(encoded, indent=indent) + b"\n"
+    text: str = msgspec.json.format(encoded, indent=indent).decode()
+    return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", text).encode() + b"\n"
 
 
 def _rows(table: Table) -> list[dict[str, Any]]:

@@ -23,10 +23,10 @@ class Painter:
     A stream that is gone (closed, broken pipe) silences the painter: progress is no reason for a run to fail.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._lines: list[str] = []
-        self._silent = False
+        self._silent = stream is None
 
     def paint(self, lines: Sequence[str], width: int) -> None:
         """Replace the block. `width` is the terminal's now: after it was made narrower the old lines take more rows than they have lines."""
@@ -52,7 +52,7 @@ class Painter:
         return _UP.format(rows) + _ERASE_DOWN if rows else ""
 
     def _write(self, text: str) -> None:
-        if self._silent:
+        if self._silent or self._stream is None:
             return
         try:
             self._stream.write(text)

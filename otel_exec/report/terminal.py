@@ -19,7 +19,7 @@ _DEFAULT_WIDTH = 80
 _LEAST_WIDTH = 20
 
 
-def look_of(stream: TextIO, environ: Mapping[str, str], *, width: int | None = None, colour: str = "auto") -> Look:
+def look_of(stream: TextIO | None, environ: Mapping[str, str], *, width: int | None = None, colour: str = "auto") -> Look:
     """Return how a report is to look on a stream.
 
     Args:
@@ -29,18 +29,26 @@ def look_of(stream: TextIO, environ: Mapping[str, str], *, width: int | None = N
         colour: `auto`, `always` or `never`.
     """
     encoding = getattr(stream, "encoding", None) or "ascii"
-    terminal = stream.isatty()
+    terminal = _is_terminal(stream)
     dumb = environ.get("TERM") == "dumb"
     coloured = colour == "always" or (colour == "auto" and terminal and not dumb and not environ.get("NO_COLOR"))
     signs = UNICODE if terminal and _shows(encoding, "".join(getattr(UNICODE, field) for field in UNICODE.__struct_fields__)) else ASCII
     return Look(width=max(_LEAST_WIDTH, width or _columns(stream, environ, terminal=terminal)), encoding=encoding, signs=signs, colour=coloured)
 
 
-def _columns(stream: TextIO, environ: Mapping[str, str], *, terminal: bool) -> int:
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether there is somebody who looks: not where the stream was closed before the program began (it is `None` then)."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def _columns(stream: TextIO | None, environ: Mapping[str, str], *, terminal: bool) -> int:
     said = environ.get("COLUMNS", "")
     if said.isascii() and said.isdigit() and int(said) > 0:
         return int(said)
-    if terminal:
+    if terminal and stream is not None:
         try:
             return os.get_terminal_size(stream.fileno()).columns or _DEFAULT_WIDTH
         except (OSError, ValueError):

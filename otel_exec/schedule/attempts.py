@@ -344,6 +344,7 @@ class Attempts:
         step = running.step
         key = (step.node_id, running.attempt)
         opened = self.executor.open_spans(*key)
+        self.kept[step.index].last_words = self.executor.log_tail(*key)
         now_ns = self.clock.now_ns()  # before its worker ends: a task lies within its worker
         self.executor.kill(*key)
         del self.running[key]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import UsageError, qualified_name
+from otel_exec.plan.commands import NotWordsError, shell_words
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def parse_gate(given: object) -> Gate:
     if callable(given):
         return Gate(str(getattr(given, "__name__", type(given).__name__)), function=given)
     try:
-        argv = shlex.split(given) if isinstance(given, str) else [str(word) for word in given] if isinstance(given, (list, tuple)) else []
-    except ValueError as error:
-        raise UsageError(f"gate {given!r} can't be split into words: {str(error).lower()}") from None
+        argv = shell_words(given, what="gate") if isinstance(given, str) else [str(word) for word in given] if isinstance(given, (list, tuple)) else []
+    except NotWordsError as error:
+        raise UsageError(str(error)) from None
     if not argv:
         raise UsageError(f"gate {given!r} is neither an argv list, a command as text nor a function of the level")
     return Gate(os.path.basename(argv[0]) or argv[0], tuple(argv))

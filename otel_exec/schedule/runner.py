@@ -130,8 +130,7 @@ class Runner:
         start_ns = parts.spans.start_ns
         self._write(JournalLine(start_ns, "began"))
         self._tell([RunBegan(start_ns)])
-        if parts.settings.use_locks:
-            self._timer(start_ns + int(locks.HEARTBEAT_S * _NS), "locks")
+        self._timer(start_ns + int(locks.HEARTBEAT_S * _NS), "locks")
         if parts.timeout_s is not None:
             self._timer(start_ns + int(parts.timeout_s * _NS), "run")
         self._flush()

@@ -95,7 +95,7 @@ class StatusWriter:
 
     def release(self, step: Step) -> None:
         """Let the step's lock go, if it is ours."""
-        if step.output_path is None or not self._settings.use_locks:
+        if step.output_path is None:
             return
         try:
             locks.release(step.output_path, self._settings.lock_holder)

@@ -178,7 +178,7 @@ class Recorder:
             self.warnings[code] = self.warnings.get(code, 0) + count
             if code not in self._reasons:
                 self._reasons[code] = f"{_SAID.get(code, code)}: {error if error is not None else 'unknown'}"
-                _log.warning("telemetry went wrong (%s), the run goes on: %s", code, error if error is not None else "unknown", exc_info=error)
+                _log.warning("telemetry went wrong (%s), the run goes on: %s", code, error if error is not None else "unknown")
         except Exception:
             return
 

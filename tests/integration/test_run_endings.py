@@ -10,7 +10,6 @@ import threading
 import pytest
 
 from otel_exec import StepsFailed, UsageError, deferred, step, versioned
-from otel_exec.record import locks
 from otel_exec.schedule.gates import parse_gate
 from otel_exec.testing import recorded_spans, run_in
 
@@ -78,39 +77,6 @@ def test_the_first_failure_is_the_cause(tmp_path):
         run_in(tmp_path, steps, executor="threads", workers=1)
     first = min((each for each in failed.value.record.steps if each.outcome == "failure"), key=lambda each: each.end_ns)
     assert f"in step {first.name!r}" in failed.value.__cause__.__notes__[0]
-
-
-def test_a_lock_lost_between_attempts_is_asked_for_again(tmp_path, monkeypatch):
-    """An attempt never runs on a lock that was lost while its step backed off: it waits for whoever has it."""
-    path = []
-
-    def fails_once(config: dict[str, object]) -> None:
-        path.append(config["output"])
-        if len(path) == 1:
-            # Another run takes over while this one backs off, and lets go soon.
-            locks.release(config["output"], holders[0])
-            assert locks.acquire(config["output"], "another:boot:1:1").taken
-            threading.Timer(0.4, locks.release, (config["output"], "another:boot:1:1")).start()
-            raise LookupError
-
-    holders: list[str] = []
-    plain = locks.driver_id
-    monkeypatch.setattr(locks, "driver_id", lambda run="": holders.append(plain(run)) or holders[-1])
-    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.02)
-    from otel_exec import output
-
-    retried = deferred(fails_once)
-
-    @step(name="retried", retries=1)
-    def retried_step():
-        return retried({"output": output()})
-
-    record = run_in(tmp_path, [retried_step()], executor="threads")
-    assert record.outcome == "success"
-    attempts = record.steps[0].attempts
-    assert [attempt.outcome for attempt in attempts] == ["failure", "success"]
-    assert attempts[1].wait_ns > 0
-    assert len(path) == 2
 
 
 def test_a_dry_run_is_no_run(tmp_path):

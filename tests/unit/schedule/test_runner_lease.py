@@ -9,8 +9,11 @@ from otel_exec.errors import RecordError
 from otel_exec.execute.base import RunSettings
 from otel_exec.record import locks
 from otel_exec.schedule import status_writer
+from otel_exec.schedule.attempts import Attempts, Kept
+from otel_exec.schedule.driver_spans import DriverSpans
+from otel_exec.schedule.instructions import Submit
 from otel_exec.schedule.status_writer import StatusWriter
-from otel_exec.testing import SteppingClock
+from otel_exec.testing import SteppingClock, memory_recorder
 
 S = 1_000_000_000
 
@@ -78,3 +81,46 @@ def test_a_heartbeat_that_succeeds_begins_the_time_anew(lease):
     assert renew()
     clock.advance(20 * S)
     assert not renew()
+
+
+def test_a_lock_lost_between_attempts_is_asked_for_again():
+    """An attempt never runs on a lock that was lost while its step backed off: its worker has to take it anew."""
+    plan = plan_of({"a": ""}, retries={"a": 1})
+    handed = []
+
+    class Executor:
+        def submit(self, envelope, packed):
+            handed.append(envelope)
+
+    class Lost:
+        def renew(self, step, locked_ns):
+            return False
+
+    recorder, _ = memory_recorder()
+    spans = DriverSpans(recorder, plan, root_span_id="ab" * 8, parent_span_id="", start_ns=0)
+    spans.open_step(0, 0)
+    nothing = lambda *_: None
+    attempts = Attempts(
+        plan=plan,
+        decisions=[type("Decision", (), {"forced": False})()],
+        executor=Executor(),
+        spans=spans,
+        aggregator=Warned(),
+        status=Lost(),
+        clock=SteppingClock(),
+        listener=None,
+        spool_folder="",
+        packed={0: None},
+        info_of=lambda step: b"{}",
+        look_up=nothing,
+        write=nothing,
+        flush=nothing,
+        set_timer=nothing,
+    )
+    attempts.kept[0] = Kept(locked=True)
+    attempts.submit(Submit(0, 1, 0, False, False))
+    attempts.running.clear()
+    assert handed[-1].locked
+    assert attempts.heartbeat() == []
+    attempts.submit(Submit(0, 2, 5, True, True))
+    assert not handed[-1].locked
