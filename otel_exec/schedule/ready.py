@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["QUICK_NS", "ReadySteps", "chains_below"]
 
 # What is ahead in the queue delays a step that matters more by this at most, times what each worker has queued.
-QUICK_NS: Final = 10_000_000
+QUICK_NS: Final = 30_000_000
 
 
 def chains_below(plan: Plan, will_run: Sequence[bool]) -> list[int]:
