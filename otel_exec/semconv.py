@@ -1,4 +1,4 @@
-"""The registry: every span kind, attribute, outcome and status word that otel_exec emits.
+"""The registry: every span kind, attribute, metric, outcome and status word that otel_exec emits.
 
 Whatever names a span, an attribute, an outcome or a status takes the name from here, and `tests/repo/test_repo_semconv.py` holds what runs emit against it.
 Standard OpenTelemetry names (`error.type`, `code.function.name`, ...) are reused before one of our own is made.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["ATTRIBUTES", "SCOPE_NAME", "Attribute", "Kind", "Outcome", "StatusWord"]
+__all__ = ["ATTRIBUTES", "METRICS", "SCOPE_NAME", "Attribute", "Kind", "Metric", "Outcome", "StatusWord"]
 
 SCOPE_NAME: Final = "otel_exec"
 
@@ -166,4 +166,47 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(
         "vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"
     ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of the registry, as OTLP carries it.
+
+    `instrument` is OpenTelemetry's word: `histogram`, `counter` or `updowncounter` (cumulative, from the run's start). `unit` is UCUM's.
+    `attributes` are the keys that a point may carry, few values each: templates, words and phase names, never a step's name or a run's id.
+    """
+
+    name: str
+    instrument: str
+    unit: str
+    brief: str
+    attributes: tuple[str, ...] = ()
+    stability: str = "development"
+
+
+EXEC_WORKER_STATE: Final = "exec.worker.state"
+
+METRIC_STEP_DURATION: Final = "otel_exec.step.duration"
+METRIC_TASK_QUEUE: Final = "otel_exec.task.queue.duration"
+METRIC_TASK_DURATION: Final = "otel_exec.task.duration"
+METRIC_PHASE_DURATION: Final = "otel_exec.phase.duration"
+METRIC_STEPS: Final = "otel_exec.steps"
+METRIC_RETRIES: Final = "otel_exec.retries"
+METRIC_WORKERS: Final = "otel_exec.workers"
+METRIC_WORKER_INIT: Final = "otel_exec.worker.init.duration"
+METRIC_WORKER_DEATHS: Final = "otel_exec.worker.deaths"
+METRIC_RUN_DURATION: Final = "otel_exec.run.duration"
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric(METRIC_RUN_DURATION, "histogram", "s", "A run, from its start to its end.", (EXEC_NAME, EXEC_OUTCOME)),
+    Metric(METRIC_STEP_DURATION, "histogram", "s", "A step that was run, from created to settled.", (EXEC_NAME, EXEC_TEMPLATE, EXEC_OUTCOME)),
+    Metric(METRIC_TASK_QUEUE, "histogram", "s", "What an attempt queued, from created to claimed.", (EXEC_NAME, EXEC_TEMPLATE)),
+    Metric(METRIC_TASK_DURATION, "histogram", "s", "An attempt's function, from started to completed.", (EXEC_NAME, EXEC_TEMPLATE, EXEC_OUTCOME)),
+    Metric(METRIC_PHASE_DURATION, "histogram", "s", "One occurrence of a phase.", (EXEC_NAME, EXEC_TEMPLATE, EXEC_PHASE)),
+    Metric(METRIC_STEPS, "counter", "{step}", "Steps that settled, cached and skipped ones included.", (EXEC_NAME, EXEC_TEMPLATE, EXEC_OUTCOME, EXEC_CACHED)),
+    Metric(METRIC_RETRIES, "counter", "{retry}", "Attempts after the first, by what the one before came to.", (EXEC_NAME, EXEC_TEMPLATE, ERROR_TYPE)),
+    Metric(METRIC_WORKERS, "updowncounter", "{worker}", "Workers that are up, `busy` or `idle`.", (EXEC_NAME, EXEC_WORKER_STATE)),
+    Metric(METRIC_WORKER_INIT, "histogram", "s", "A worker's start, until it was ready.", (EXEC_NAME,)),
+    Metric(METRIC_WORKER_DEATHS, "counter", "{worker}", "Workers that ended without being told to.", (EXEC_NAME, ERROR_TYPE)),
 )
