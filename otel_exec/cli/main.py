@@ -17,6 +17,7 @@ COMMANDS = {
     "summary": "where the time of a run went",
     "runs": "the runs under a prefix",
     "replay": "send what a run's endpoints never acknowledged",
+    "doctor": "what is wrong between here and a visible trace",
 }
 
 _HELP = """\
