@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench constraints clean
+.PHONY: help demo test check bench generated constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## the checks that run nothing: ruff, mypy, import contracts
 
 bench: $(VENV)/.bench ## the benchmarks, side by side with peers
 	$(BIN)/python bench/run.py
+
+generated: $(VENV)/.core ## write anew what is made from the registry of names
+	$(BIN)/python docs/generate_semconv.py
 
 constraints: ## resolve constraints.txt again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --extra dev --extra bench --extra ray \

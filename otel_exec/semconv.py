@@ -12,7 +12,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["ATTRIBUTES", "METRICS", "SCOPE_NAME", "Attribute", "Kind", "Metric", "Outcome", "StatusWord"]
+__all__ = [
+    "ATTRIBUTES",
+    "EDGES",
+    "ERRORS",
+    "METRICS",
+    "OUTCOMES",
+    "SCOPE_NAME",
+    "SPANS",
+    "STATUS_WORDS",
+    "Attribute",
+    "Kind",
+    "Metric",
+    "Outcome",
+    "SpanName",
+    "StatusWord",
+    "Word",
+]
 
 SCOPE_NAME: Final = "otel_exec"
 
@@ -77,6 +93,7 @@ EXEC_LEVEL: Final = "exec.level"
 EXEC_TASK_ID: Final = "exec.task.id"
 EXEC_ATTEMPT: Final = "exec.attempt"
 EXEC_WORKER_ID: Final = "exec.worker.id"
+EXEC_WORKER_STATE: Final = "exec.worker.state"
 EXEC_PHASE: Final = "exec.phase"
 EXEC_OUTCOME: Final = "exec.outcome"
 EXEC_DEPENDS_ON: Final = "exec.depends_on"
@@ -111,7 +128,7 @@ ERROR_WORDS: Final = frozenset(
 class Attribute:
     """One attribute of the registry.
 
-    `kinds` are the span kinds that may carry it (empty: all of them); `on` is what carries it: `span`, `link` or `resource`.
+    `kinds` are the span kinds that may carry it (empty: all of them); `on` is what carries it: `span`, `link`, `resource` or `metric` alone.
     `type` is OpenTelemetry's word: `string`, `int`, `boolean` or `string[]`.
     """
 
@@ -166,6 +183,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(
         "vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"
     ),
+    Attribute(EXEC_WORKER_STATE, "string", "What a worker does: `busy` or `idle`.", "busy", on="metric"),
 )
 
 
@@ -184,8 +202,15 @@ class Metric:
     attributes: tuple[str, ...] = ()
     stability: str = "development"
 
+    @property
+    def prometheus(self) -> str:
+        """The name that Prometheus has it under; of a histogram there are `_bucket`, `_sum` and `_count`.
 
-EXEC_WORKER_STATE: Final = "exec.worker.state"
+        Source: OpenTelemetry specification 1.50, "Prometheus and OpenMetrics Compatibility", Metric Metadata: units in braces are dropped.
+        """
+        unit = {"s": "_seconds"}.get(self.unit, "")
+        return self.name.replace(".", "_") + unit + ("_total" if self.instrument == "counter" else "")
+
 
 METRIC_STEP_DURATION: Final = "otel_exec.step.duration"
 METRIC_TASK_QUEUE: Final = "otel_exec.task.queue.duration"
@@ -209,4 +234,97 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric(METRIC_WORKERS, "updowncounter", "{worker}", "Workers that are up, `busy` or `idle`.", (EXEC_NAME, EXEC_WORKER_STATE)),
     Metric(METRIC_WORKER_INIT, "histogram", "s", "A worker's start, until it was ready.", (EXEC_NAME,)),
     Metric(METRIC_WORKER_DEATHS, "counter", "{worker}", "Workers that ended without being told to.", (EXEC_NAME, ERROR_TYPE)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanName:
+    """The spans of one kind.
+
+    `name` is a template: fixed words, and in braces what varies; there are few different names, never an id or a hash in one.
+    `parents` are the kinds that such a span may lie under; none for the run, whose parent is whoever started it, if anybody. `measures` says from when to when.
+    `otel_kind` is OpenTelemetry's span kind.
+    """
+
+    kind: Kind
+    name: str
+    example: str
+    measures: str
+    parents: tuple[Kind, ...] = (Kind.STEP,)
+    otel_kind: str = "INTERNAL"
+    stability: str = "development"
+
+
+_CALLERS = (Kind.TASK, Kind.PHASE)
+
+SPANS: Final[tuple[SpanName, ...]] = (
+    SpanName(Kind.RUN, "run {experiment}", "run lm_pipeline", "The whole run, from its start to its end.", (), "SERVER"),
+    SpanName(Kind.LEVEL, "level {n}", "level 2", "From its first step's creation until its last one settled; levels overlap.", (Kind.RUN,)),
+    SpanName(
+        Kind.STEP,
+        "{step}",
+        "lm/tokens/512",
+        "Created to settled, all attempts; named by its template where a plan has over 100 of one.",
+        (Kind.LEVEL, Kind.RUN),
+    ),
+    SpanName(Kind.WAIT, "wait", "wait", "Another run holds the step's lock."),
+    SpanName(Kind.QUEUE, "queue", "queue", "Created to claimed: no worker was free for the attempt."),
+    SpanName(Kind.LOAD, "load", "load", "Claimed to started: unpickling and imports on the worker."),
+    SpanName(
+        Kind.TASK, "task {function}", "task _tokenize", "Started to completed, on the worker; of a fan-out's item its part of the work.", (Kind.STEP, *_CALLERS)
+    ),
+    SpanName(Kind.VERIFY, "verify", "verify", "The step's own verification of its output."),
+    SpanName(Kind.STORE, "store", "store", "Completed, or verified, to settled: the outcome is written."),
+    SpanName(Kind.BACKOFF, "backoff", "backoff", "The pause before the next attempt."),
+    SpanName(Kind.PHASE, "{phase}", "llm_call", "A named part of a task, an item or a phase.", _CALLERS),
+    SpanName(Kind.GATE, "gate {gate}", "gate check_licences", "A check between two levels.", (Kind.RUN,)),
+    SpanName(Kind.WORKER, "worker", "worker", "A worker, from its start to its end.", (Kind.RUN,)),
+    SpanName(Kind.WORKER_INIT, "worker init", "worker init", "A worker's start, until it was ready.", (Kind.WORKER,)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A value that one of the attributes or files may have: what it means, and an example of when it comes."""
+
+    value: str
+    brief: str
+    example: str
+    stability: str = "development"
+
+
+OUTCOMES: Final[tuple[Word, ...]] = (
+    Word(Outcome.SUCCESS, "Done, verified and stored; of a run or level, all of it.", "The function returned."),
+    Word(Outcome.FAILURE, "The function, its verification or a gate raised, or returned failure.", "ValueError in the function."),
+    Word(Outcome.TIMEOUT, "Its time was over.", "`timeout=60` and a call that hung."),
+    Word(Outcome.ERROR, "Not its own doing.", "Its worker was killed."),
+    Word(Outcome.CANCELLATION, "Somebody stopped it.", "Ctrl-C, or `--fail-fast` after another step's failure."),
+    Word(Outcome.SKIP, "It was not run.", "A step that it depends on failed."),
+)
+
+STATUS_WORDS: Final[tuple[Word, ...]] = (
+    Word(StatusWord.WAITING, "Another run holds the step's lock.", "Two runs under one prefix."),
+    Word(StatusWord.RUNNING, "A worker has the step and its lock.", "While the function runs."),
+    Word(StatusWord.SUCCESS, "Outcome `success`.", "The output may be used."),
+    Word(StatusWord.FAILED, "Outcome `failure`, `timeout` or `error`.", "ValueError in the function."),
+    Word(StatusWord.DEP_FAILED, "Outcome `skip`.", "A step that it depends on failed."),
+    Word(StatusWord.CANCELLED, "Outcome `cancellation`.", "Ctrl-C."),
+)
+
+ERRORS: Final[tuple[Word, ...]] = (
+    Word(ERROR_TIMEOUT, "The step's, the item's or the run's time was over.", "`timeout=60`."),
+    Word(ERROR_CANCELLED, "Stopped before its end.", "Ctrl-C."),
+    Word(ERROR_WORKER_DIED, "The worker's process ended under it.", "The system's out-of-memory killer."),
+    Word(ERROR_LEASE_LOST, "Another run took the step's lock.", "A driver that was suspended for minutes."),
+    Word(ERROR_INTERRUPTED, "The run died; closed at its last sign of life.", "The driver was killed."),
+    Word(ERROR_VERIFY, "The step's verification did not accept the output.", "`verify=` returned False."),
+    Word(ERROR_DISK, "The outcome or output could not be stored.", "No space left on the device."),
+    Word(ERROR_PREVIOUSLY, "It failed in an earlier run and was not to be run again.", "`rerun_failed=False`."),
+)
+
+EDGES: Final[tuple[Word, ...]] = (
+    Word("data", "The step waited for the one that is linked.", "Its path is in the config."),
+    Word("nonblocking", "It refers to the other one and did not wait for it.", "`ref.nonblocking()`."),
+    Word("retry", "The attempt before this one.", "`retries=1`."),
+    Word("cached", "The span that made the output, of an earlier run.", "The experiment was run again."),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step
 from otel_exec.record import locks
 from otel_exec.record.step_files import read_events
-from otel_exec.semconv import ATTRIBUTES, EXEC_EDGE, EXEC_KIND, Kind
+from otel_exec.semconv import ATTRIBUTES, EDGES, EXEC_EDGE, EXEC_KIND, SPANS, Kind
 from otel_exec.testing import recorded_spans, run_in
 
 TYPES = {
@@ -127,6 +128,20 @@ def test_what_runs_emit_is_registered(records):
     assert wrong == set()
 
 
+def test_spans_have_the_names_and_parents_of_the_registry(records):
+    """Each span's name is its kind's template, its parent is of a kind that the registry names, and its OpenTelemetry kind is the registry's."""
+    registry = {each.kind: each for each in SPANS}
+    otel_kinds = {1: "INTERNAL", 2: "SERVER"}
+    for record in records:
+        kinds = {span.span_id: span.kind for span in recorded_spans(record)}
+        for span in recorded_spans(record):
+            known = registry[span.kind]
+            pattern = re.sub(r"\\{\w+\\}", ".+", re.escape(known.name))
+            assert re.fullmatch(pattern, span.name), span
+            assert otel_kinds[span.span_kind] == known.otel_kind
+            assert kinds.get(span.parent_span_id) in (known.parents or (None,)), span
+
+
 def test_what_is_registered_is_emitted(records):
     """Each kind, and each attribute on each kind that always has it, is emitted by one of the runs: the registry promises nothing that never comes."""
     found = defaultdict(set)
@@ -138,6 +153,7 @@ def test_what_is_registered_is_emitted(records):
     never = {each.key for on in ("span", "link") for each in REGISTRY[on].values() if not found[each.key]}
     assert never == set()
     assert {link.edge for record in records for span in recorded_spans(record) for link in span.links} >= {"data", "retry", "cached"}
+    assert {link.edge for record in records for span in recorded_spans(record) for link in span.links} <= {word.value for word in EDGES}
     sometimes = {"exec.outcome", "error.type"}  # on some kinds only where a worker died
     missing = {(each.key, kind) for each in REGISTRY["span"].values() if each.key not in sometimes for kind in each.kinds if kind not in found[each.key]}
     assert missing == set()
