@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from otel_exec.plan.step import output as output
     from otel_exec.plan.step import step as step
     from otel_exec.record.model import RunRecord as RunRecord
-    from otel_exec.spans.phases import phase as phase
+    from otel_exec.timing import TimingCollector as TimingCollector
+    from otel_exec.timing import atime_phase as atime_phase
+    from otel_exec.timing import atimed as atimed
+    from otel_exec.timing import phase as phase
+    from otel_exec.timing import time_phase as time_phase
+    from otel_exec.timing import timed as timed
+    from otel_exec.timing import timing_collector as timing_collector
 
 __version__ = "0.1.0"
 
@@ -49,15 +55,21 @@ _HOME = {
     "RunRecord": "record.model",
     "StepRef": "plan.refs",
     "StepsFailed": "errors",
+    "TimingCollector": "timing",
     "UsageError": "errors",
+    "atime_phase": "timing",
+    "atimed": "timing",
     "deferred": "plan.step",
     "executor_main": "launch",
     "map_tasks": "execute.fan_out",
     "output": "plan.step",
-    "phase": "spans.phases",
+    "phase": "timing",
     "read_run": "complete",
     "run": "launch",
     "step": "plan.step",
+    "time_phase": "timing",
+    "timed": "timing",
+    "timing_collector": "timing",
     "versioned": "plan.refs",
 }
 
@@ -72,8 +84,11 @@ __all__ = [
     "RunRecord",
     "StepRef",
     "StepsFailed",
+    "TimingCollector",
     "UsageError",
     "__version__",
+    "atime_phase",
+    "atimed",
     "deferred",
     "executor_main",
     "map_tasks",
@@ -82,6 +97,9 @@ __all__ = [
     "read_run",
     "run",
     "step",
+    "time_phase",
+    "timed",
+    "timing_collector",
     "versioned",
 ]
 

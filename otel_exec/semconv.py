@@ -102,6 +102,8 @@ EXEC_CACHED: Final = "exec.cached"
 EXEC_CPU_NS: Final = "exec.cpu.time"
 EXEC_PEAK_RSS: Final = "exec.memory.peak_rss"
 EXEC_LOCK_HOLDER: Final = "exec.lock.holder"
+# What the user's code calls its execution, where that is not the run.
+FOREIGN_EXEC_ID: Final = "exec_id"
 NODE_ID: Final = "node.id"
 NODE_NAME: Final = "node.name"
 ERROR_TYPE: Final = "error.type"
@@ -167,6 +169,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(EXEC_CPU_NS, "int", "CPU time of the task in nanoseconds, children that were waited for included.", 1_200_000, (Kind.TASK,)),
     Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes, where its process runs one task at a time.", 104_857_600, (Kind.TASK,)),
     Attribute(EXEC_LOCK_HOLDER, "string", "Who held the step's lock.", "host:boot:4711:1700000000", (Kind.WAIT,)),
+    Attribute(FOREIGN_EXEC_ID, "string", "The execution id that the user's code gave, where it is not the run's.", "workflow-17", (Kind.PHASE,)),
     Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`; of a phase under an id of its own, that.", "tokenize/wiki-1f6e23", _STEPLIKE),
     Attribute(NODE_NAME, "string", "The step's name.", "tokenize/wiki", _STEPLIKE),
     Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "ValueError", _WITH_ERROR, "stable"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.sweep import Sweep
+from otel_exec.aggregate.timing_collector import add_row
 from otel_exec.semconv import NODE_ID, Kind
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TaskFold:
     nodes: dict[str, dict[str, PhaseFold]]
     tokens: dict[str, int]
     node_tokens: dict[str, dict[str, int]]
+    foreign_ids: dict[str, dict[str, dict[str, int]]]
     unaccounted_ns: int
 
     def __init__(self, task_span_id: str, start_ns: int) -> None:
@@ -55,6 +57,7 @@ class TaskFold:
         self.nodes = {}
         self.tokens = {}
         self.node_tokens = {}
+        self.foreign_ids = {}
         self.unaccounted_ns = 0
         self._sweep = Sweep(start_ns)
         self._node_sweeps: dict[str, Sweep] = {}
@@ -84,6 +87,21 @@ class TaskFold:
             totals = self.tokens if node is None else self.node_tokens.setdefault(node, {})
             for key, count in tokens.items():
                 totals[key] = totals.get(key, 0) + count
+
+    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
+        """A phase ended that the user's code keeps under an execution id of its own."""
+        add_row(self.foreign_ids, exec_id, node_id, name, duration_ns)
+
+    def totals(self, own_node: str) -> dict[str, dict[str, int]]:
+        """Return what the phases that have ended come to in nanoseconds, by node and name."""
+        found = {own_node: self._sweep, **self._node_sweeps}
+        rows = {node: {name: fold.total_ns for name, fold in sweep.folds().items() if fold.count and name != NODES_ROW} for node, sweep in found.items()}
+        return {node: row for node, row in rows.items() if row}
+
+    def foreign_totals(self, exec_id: str, *, take: bool) -> dict[str, dict[str, int]]:
+        """Return the same of one foreign execution id, a copy; `take`: and forget it."""
+        rows = self.foreign_ids.pop(exec_id, {}) if take else self.foreign_ids.get(exec_id, {})
+        return {node: row.copy() for node, row in rows.items()}
 
     def finish(self, at_ns: int) -> dict[str, PhaseFold]:
         """The task ended at `at_ns`: phases left open are closed there, later events are ignored.

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.timing_collector import add_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +100,7 @@ class Door:
         self._phases: dict[str, PhaseFold] = {}
         self._nodes: dict[str, dict[str, PhaseFold]] = {}
         self._tokens: dict[str, int] = {}
+        self._foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
 
     @property
     def capture(self) -> object:
@@ -120,6 +122,7 @@ class Door:
                 _merge_phases(self._nodes.setdefault(node_id, {}), folds)
             for key, tokens in report.tokens.items():
                 self._tokens[key] = self._tokens.get(key, 0) + tokens
+            add_rows(self._foreign_ids, report.foreign_ids)
             self.unspanned += report.unspanned
             if report.items is not None:
                 self._merge_items(report.items)
@@ -129,7 +132,13 @@ class Door:
         with self._lock:
             self._merge_items(fold)
 
-    def fold_into(self, phases: dict[str, PhaseFold], nodes: dict[str, dict[str, PhaseFold]], tokens: dict[str, int]) -> ItemsFold | None:
+    def fold_into(
+        self,
+        phases: dict[str, PhaseFold],
+        nodes: dict[str, dict[str, PhaseFold]],
+        tokens: dict[str, int],
+        foreign_ids: dict[str, dict[str, dict[str, int]]],
+    ) -> ItemsFold | None:
         """Add what was gathered to a task's own numbers; returns the items' fold, `None` where there was no fan-out."""
         with self._lock:
             _merge_phases(phases, self._phases)
@@ -137,6 +146,7 @@ class Door:
                 _merge_phases(nodes.setdefault(node_id, {}), folds)
             for key, count in self._tokens.items():
                 tokens[key] = tokens.get(key, 0) + count
+            add_rows(foreign_ids, self._foreign_ids)
             return self.items
 
     def _merge_items(self, fold: ItemsFold) -> None:

@@ -65,6 +65,7 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     `"locked"`: another run holds the lock (`holder` says who), nothing was run.
     `telemetry` is what went wrong with the process's spans since its last report: (code, one sentence, how many).
     `phases` and `items` are folded per name; `nodes` are those of phases whose node id is not the step's (requirement D).
+    `foreign_ids`: what phases with an execution id of the user's own come to: id, node, name, nanoseconds.
     `log_tail` holds the last lines of what a failed attempt printed.
     Units: `*_ns` instants since the Unix epoch.
     """
@@ -88,3 +89,4 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     warnings: list[tuple[str, str]] = []
     tokens: dict[str, int] = {}
     telemetry: list[tuple[str, str, int]] = []
+    foreign_ids: dict[str, dict[str, dict[str, int]]] = {}

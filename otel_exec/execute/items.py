@@ -71,6 +71,7 @@ class ItemReport(msgspec.Struct, frozen=True, array_like=True):
     result: bytes = b""
     file: str = ""
     output: bytes = b""
+    foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
 
 
 def run_item(
@@ -136,7 +137,7 @@ def run_item(
         table.close(slot)
     phases = fold.finish(end_ns)
     nodes, tokens = fold.nodes, fold.tokens
-    items = door.fold_into(phases, nodes, tokens)
+    items = door.fold_into(phases, nodes, tokens, fold.foreign_ids)
     report = ItemReport(
         index=envelope.index,
         attempt=envelope.attempt,
@@ -150,6 +151,7 @@ def run_item(
         items=items,
         unspanned=scope.unspanned + door.unspanned + (0 if envelope.spanned else 1),
         error=error,
+        foreign_ids=fold.foreign_ids,
     )
     if not context.guard.abandoned:  # whoever abandoned it has settled it and made its span
         record_item(context, envelope, report, cpu_ns=cpu_ns, peak_rss=peak_rss)

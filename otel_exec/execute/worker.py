@@ -333,10 +333,11 @@ class _Attempt:
         phases = fold.finish(self.completed_ns) if fold is not None else {}
         nodes = fold.nodes if fold is not None else {}
         tokens = fold.tokens if fold is not None else {}
+        foreign_ids = fold.foreign_ids if fold is not None else {}
         items = None
         unspanned = scope.unspanned if scope is not None else 0
         if door is not None:
-            items = door.fold_into(phases, nodes, tokens)
+            items = door.fold_into(phases, nodes, tokens, foreign_ids)
             unspanned += door.unspanned
         return TaskReport(
             node_id=envelope.node_id,
@@ -356,6 +357,7 @@ class _Attempt:
             warnings=self.warnings,
             tokens=tokens,
             telemetry=context.recorder.take_warnings(),
+            foreign_ids=foreign_ids,
         )
 
     def _last_words(self) -> bytes:

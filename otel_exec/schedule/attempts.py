@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
+from otel_exec.aggregate.task_fold import NODES_ROW
+from otel_exec.aggregate.timing_collector import timing_collector
 from otel_exec.execute.base import Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
 from otel_exec.record.run_store import JournalLine
@@ -226,6 +228,7 @@ class Attempts:
         del self.running[key]
         self.aggregator.ingest(report.spans)
         self.aggregator.fold(report.node_id, report.attempt, report.phases, items=report.items, nodes=report.nodes, tokens=report.tokens)
+        self._collect(report)
         if report.unspanned:
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
         # The worker wrote the last event and let the lock go, unless another attempt may follow.
@@ -236,6 +239,13 @@ class Attempts:
             error = ErrorInfo(ERROR_CANCELLED, self._why_cancelled(), where=error.where if error is not None else None)
         ended = self._ended(running, report.outcome, error, report.settled_ns, log=report.log_path)
         return (*claimed, ended)
+
+    def _collect(self, report: TaskReport) -> None:
+        """Give the report's durations to `timing_collector`, for who asks for them in the driver."""
+        own = {report.node_id: report.phases, **report.nodes}
+        rows = {node: {name: fold.total_ns for name, fold in folds.items() if name != NODES_ROW} for node, folds in own.items() if folds}
+        timing_collector.add_rows({self.aggregator.record.exec_id: rows} if rows else {})
+        timing_collector.add_rows(report.foreign_ids)
 
     def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
         self.spans.refused(step.index, report.attempt, report.holder, report.claimed_ns)

@@ -1,35 +1,38 @@
-"""`phase`: the public door to timing inside a step.
+"""`phase`, `timed`, `atimed`, `time_phase`, `atime_phase`: the public doors to timing, one implementation under five names.
 
-What comes in: a name and metadata from the user's code. What goes out: a phase span, and two calls to the task's sink. Where there is no run it does nothing.
-Never raises and never changes the user's exception. Imports OpenTelemetry's API alone.
+What comes in: a name, metadata and, where they are given, the ids of an execution and of a node. What goes out: a phase span and two calls to the task's sink;
+outside of a run, for phases with an execution id, what `outside.py` makes of it; else nothing. Never raises and never changes the user's exception.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from otel_exec.spans.scope import OpenPhase, PhaseHandle, TaskScope, close_phase, current_scope, enter_scope, open_phase
+from opentelemetry import context as context_api
+
+from otel_exec.spans import sanitise
+from otel_exec.spans.outside import OutsidePhase, PhaseHandle
+from otel_exec.spans.scope import OpenPhase, TaskScope, current_scope, enter_scope, frame_of, open_phase
+from otel_exec.spans.wrapping import name_of, plain_function, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Phase", "TaskScope", "current_scope", "enter_scope", "phase"]
+__all__ = ["Phase", "TaskScope", "Timed", "atime_phase", "atimed", "current_scope", "enter_scope", "phase", "time_phase", "timed"]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_F = TypeVar("_F")
 
 _NOTHING = PhaseHandle()
 
 
 @overload
-def phase(name: Callable[_P, _R], /) -> Callable[_P, _R]: ...
+def phase(name: str | None = None, /, **metadata: object) -> Phase: ...
 
 
 @overload
-def phase(name: str | None = None, /, **metadata: object) -> Phase: ...
+def phase(name: _F, /) -> _F: ...
 
 
 def phase(name: Any = None, /, **metadata: object) -> Any:
@@ -45,30 +48,92 @@ def phase(name: Any = None, /, **metadata: object) -> Any:
         A context manager and decorator in one. Inside a run `as p` gives `p.set(...)` and `p.event(...)`; outside nothing happens.
         A decorated generator is timed while its own code runs: each resumption is one occurrence, what its consumer does between two is not counted.
     """
-    if callable(name) and not metadata:
+    if not metadata and (callable(name) or isinstance(name, staticmethod | classmethod)):
         return Phase(None, {})(name)
     return Phase(name, metadata)
+
+
+def time_phase(exec_id: object, node_id: object, name: str, **metadata: object) -> Phase:
+    """Time a named part of a node, for code that carries ids of its own.
+
+    `with time_phase("workflow-17", "node_1", "llm_call", tokens=12):`
+
+    Args:
+        exec_id: the execution's id, from whichever system. Inside a run the phase belongs to the run, and another id stays an attribute and a key of
+            `timing_collector`. Outside of one the phase is collected under it; an empty one means no timing.
+        node_id: the node's id. The step's own id or name is the step; others are nodes beside the steps.
+        name: the phase's name.
+        **metadata: as of `phase`.
+
+    Returns:
+        What `phase` returns.
+    """
+    return Phase(name, metadata, node_id, exec_id)
+
+
+def atime_phase(exec_id: object, node_id: object, name: str, **metadata: object) -> Phase:
+    """Do as `time_phase`, under the name that programs use with `async with`."""
+    return Phase(name, metadata, node_id, exec_id)
+
+
+@overload
+def timed(phase: str | None = None, node_id_param: str = "node_id", exec_id_param: str = "execution_id") -> Timed: ...
+
+
+@overload
+def timed(phase: _F) -> _F: ...
+
+
+def timed(phase: Any = None, node_id_param: str = "node_id", exec_id_param: str = "execution_id") -> Any:
+    """Time each call of a function: `@timed("selection")`. A def, async def, generator or async generator function; a method of any sort.
+
+    Args:
+        phase: the phase's name; default the function's.
+        node_id_param: the parameter of the function that holds the node's id, given by position, by keyword or as its default.
+        exec_id_param: the parameter that holds the execution's id.
+
+    Returns:
+        A decorator. Calls without ids count for the task that they run in; outside of a run they are not timed.
+    """
+    if callable(phase) or isinstance(phase, staticmethod | classmethod):
+        return Timed(None, node_id_param, exec_id_param)(phase)
+    return Timed(phase, node_id_param, exec_id_param)
+
+
+@overload
+def atimed(phase: str | None = None, node_id_param: str = "node_id", exec_id_param: str = "execution_id") -> Timed: ...
+
+
+@overload
+def atimed(phase: _F) -> _F: ...
+
+
+def atimed(phase: Any = None, node_id_param: str = "node_id", exec_id_param: str = "execution_id") -> Any:
+    """Do as `timed`, under the name that programs use for their coroutines."""
+    return timed(phase, node_id_param, exec_id_param)
 
 
 class Phase:
     """One `phase(...)`. May be used again, nested in itself, and by several threads and tasks at once: each entry is an occurrence of its own."""
 
-    __slots__ = ("_metadata", "_name", "_open")
+    __slots__ = ("_exec_id", "_metadata", "_name", "_node_id", "_open")
 
-    def __init__(self, name: str | None, metadata: dict[str, object]) -> None:
+    def __init__(self, name: str | None, metadata: dict[str, object], node_id: object = None, exec_id: object = None) -> None:
         self._name = name
         self._metadata = metadata
-        self._open: list[OpenPhase | None] = []
+        self._node_id = node_id
+        self._exec_id = exec_id
+        self._open: list[OpenPhase | OutsidePhase | None] = []
 
     def __enter__(self) -> PhaseHandle:
-        opened = open_phase("phase" if self._name is None else self._name, self._metadata.copy())
+        opened = _begin("phase" if self._name is None else self._name, self._metadata.copy(), self._node_id, self._exec_id)
         self._open.append(opened)
         return _NOTHING if opened is None else opened
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         opened = self._pop()
         if opened is not None:
-            close_phase(opened, error)
+            opened.close(error)
 
     async def __aenter__(self) -> PhaseHandle:
         return self.__enter__()
@@ -88,35 +153,26 @@ class Phase:
         if opened is not None:
             opened.event(name, **attributes)
 
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+    def __call__(self, function: _F) -> _F:
         """Return `function` timed: a def, async def, generator or async generator function, a static or class method."""
-        if isinstance(function, staticmethod | classmethod):
-            return cast("Callable[_P, _R]", type(function)(self(function.__func__)))
-        name = getattr(function, "__name__", type(function).__name__) if self._name is None else self._name
-        if inspect.iscoroutinefunction(function):
-            timed: Any = _coroutine(function, name, self._metadata)
-        elif inspect.isasyncgenfunction(function):
-            timed = _async_generator(function, name, self._metadata)
-        elif inspect.isgeneratorfunction(function):
-            timed = _generator(function, name, self._metadata)
-        else:
-            timed = _plain(function, name, self._metadata)
-        return cast("Callable[_P, _R]", functools.wraps(function)(timed))
+        name = name_of(function) if self._name is None else self._name
+        metadata, node_id, exec_id = self._metadata, self._node_id, self._exec_id
+        return wrap(function, lambda _args, _kwargs: _begin(name, metadata.copy(), node_id, exec_id))
 
-    def _current(self) -> OpenPhase | None:
+    def _current(self) -> OpenPhase | OutsidePhase | None:
         """Return the entry that belongs to the code that calls: the innermost one that its context is inside of."""
         entries = self._open.copy()  # at once: other threads may enter and leave meanwhile
         if len(entries) == 1:
             return entries[0]
-        mine = set(map(id, entries))
-        here = _frame_here()
+        mine = {id(entry): entry for entry in entries}
+        here = frame_of(context_api.get_current())
         while here is not None:
             if id(here) in mine:
-                return cast("OpenPhase", here)
+                return mine[id(here)]
             here = here.outer
         return None
 
-    def _pop(self) -> OpenPhase | None:
+    def _pop(self) -> OpenPhase | OutsidePhase | None:
         opened = self._current()
         try:
             self._open.remove(opened)
@@ -125,124 +181,52 @@ class Phase:
         return opened
 
 
-def _frame_here() -> Any:
-    from opentelemetry import context as context_api
+class Timed:
+    """What `timed(...)` returns: a decorator that finds the ids in each call. Where the parameters stand is found out once, when it decorates."""
 
-    from otel_exec.spans.scope import frame_of
+    __slots__ = ("_exec_id_param", "_name", "_node_id_param")
 
-    return frame_of(context_api.get_current())
+    def __init__(self, name: str | None, node_id_param: str, exec_id_param: str) -> None:
+        self._name = name
+        self._node_id_param = node_id_param
+        self._exec_id_param = exec_id_param
 
-
-def _plain(function: Callable[..., Any], name: str, metadata: dict[str, object]) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        opened = open_phase(name, metadata.copy())
-        if opened is None:
-            return function(*args, **kwargs)
-        try:
-            result = function(*args, **kwargs)
-        except BaseException as error:
-            close_phase(opened, error)
-            raise
-        close_phase(opened, None)
-        return result
-
-    return timed
+    def __call__(self, function: _F) -> _F:
+        """Return `function` timed."""
+        name = name_of(function) if self._name is None else self._name
+        node_id_in, exec_id_in = _finder(function, self._node_id_param), _finder(function, self._exec_id_param)
+        return wrap(function, lambda args, kwargs: _begin(name, {}, node_id_in(args, kwargs), exec_id_in(args, kwargs)))
 
 
-def _coroutine(function: Callable[..., Any], name: str, metadata: dict[str, object]) -> Callable[..., Any]:
-    async def timed(*args: Any, **kwargs: Any) -> Any:
-        opened = open_phase(name, metadata.copy())
-        if opened is None:
-            return await function(*args, **kwargs)
-        try:
-            result = await function(*args, **kwargs)
-        except BaseException as error:
-            close_phase(opened, error)
-            raise
-        close_phase(opened, None)
-        return result
-
-    return timed
-
-
-def _generator(function: Callable[..., Any], name: str, metadata: dict[str, object]) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        inner = function(*args, **kwargs)
-        resume: Callable[..., Any] = inner.send
-        given: Any = None
-        while True:
-            opened = open_phase(name, metadata.copy())
-            try:
-                item = resume(given)
-            except StopIteration as end:
-                _close(opened, None)
-                return end.value
-            except BaseException as error:
-                _close(opened, error)
-                raise
-            _close(opened, None)
-            try:
-                given = yield item
-                resume = inner.send
-            except GeneratorExit:
-                _shut(inner, name, metadata)
-                raise
-            except BaseException as error:
-                resume, given = inner.throw, error
-
-    return timed
-
-
-def _shut(inner: Generator[Any, Any, Any], name: str, metadata: dict[str, object]) -> None:
-    """Close a generator, timing what it does at its end."""
-    opened = open_phase(name, metadata.copy())
+def _finder(function: object, param: str) -> Callable[[tuple[Any, ...], dict[str, Any]], object]:
+    """Return what finds a parameter's value in a call; it finds `None` where the function has no such parameter or the call does not give it."""
+    place, default = -1, None
     try:
-        inner.close()
-    except BaseException as error:
-        _close(opened, error)
-        raise
-    _close(opened, None)
+        parameters = inspect.signature(plain_function(function)).parameters
+        if param in parameters:
+            found = parameters[param]
+            if found.kind in {found.VAR_POSITIONAL, found.VAR_KEYWORD}:
+                return lambda _args, _kwargs: None
+            default = None if found.default is found.empty else found.default
+            if found.kind is not found.KEYWORD_ONLY:
+                place = list(parameters).index(param)
+    except (TypeError, ValueError):  # a function of C code: keywords alone are looked at
+        pass
+
+    def find(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if param in kwargs:
+            return kwargs[param]
+        return args[place] if 0 <= place < len(args) else default
+
+    return find
 
 
-def _async_generator(function: Callable[..., Any], name: str, metadata: dict[str, object]) -> Callable[..., Any]:
-    async def timed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        inner = function(*args, **kwargs)
-        resume: Callable[..., Any] = inner.asend
-        given: Any = None
-        while True:
-            opened = open_phase(name, metadata.copy())
-            try:
-                item = await resume(given)
-            except StopAsyncIteration:
-                _close(opened, None)
-                return
-            except BaseException as error:
-                _close(opened, error)
-                raise
-            _close(opened, None)
-            try:
-                given = yield item
-                resume = inner.asend
-            except GeneratorExit:
-                await _ashut(inner, name, metadata)
-                raise
-            except BaseException as error:
-                resume, given = inner.athrow, error
-
-    return timed
-
-
-async def _ashut(inner: AsyncGenerator[Any, Any], name: str, metadata: dict[str, object]) -> None:
-    """Close an async generator, timing what it does at its end."""
-    opened = open_phase(name, metadata.copy())
-    try:
-        await inner.aclose()
-    except BaseException as error:
-        _close(opened, error)
-        raise
-    _close(opened, None)
-
-
-def _close(opened: OpenPhase | None, error: BaseException | None) -> None:
-    if opened is not None:
-        close_phase(opened, error)
+def _begin(name: object, metadata: dict[str, object], node_id: object, exec_id: object) -> OpenPhase | OutsidePhase | None:
+    """Open a phase: in the run that the code is in; else, where an execution is named, outside; else `None`. Never raises."""
+    if node_id is None and exec_id is None:
+        return open_phase(name, metadata)
+    node, execution = sanitise.identifier(node_id), sanitise.identifier(exec_id)
+    opened = open_phase(name, metadata, node or None, execution or None)
+    if opened is None and execution and current_scope() is None:
+        return OutsidePhase(execution, node, sanitise.name(name))
+    return opened

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["MAX_ITEMS", "MAX_KEY", "MAX_NAME", "MAX_TEXT", "attribute", "attributes", "is_clean", "name", "text"]
+__all__ = ["MAX_ITEMS", "MAX_KEY", "MAX_NAME", "MAX_TEXT", "attribute", "attributes", "identifier", "is_clean", "name", "text"]
 
 # A request stays below gRPC's default limit of 4 MB even with many attributes at these bounds.
 MAX_NAME = 1024
@@ -50,6 +50,11 @@ def name(value: object) -> str:
     if type(value) is str and len(value) <= MAX_NAME and value.isascii():
         return value
     return text(value, MAX_NAME)
+
+
+def identifier(value: object) -> str:
+    """Return `value` as an id, "" for `None`."""
+    return "" if value is None else name(value)
 
 
 def attribute(value: object, limit: int = MAX_TEXT) -> AttributeValue | None:

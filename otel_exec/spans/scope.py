@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, TraceState, get_current_span, set_span_in_context
 
-from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_KIND, EXEC_OUTCOME, EXEC_PHASE, NODE_ID, NODE_NAME, SCOPE_NAME, Kind
+from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_KIND, EXEC_OUTCOME, EXEC_PHASE, FOREIGN_EXEC_ID, NODE_ID, NODE_NAME, SCOPE_NAME, Kind
 from otel_exec.spans import sanitise
 from otel_exec.spans.failure import outcome_of
+from otel_exec.spans.outside import PhaseHandle
 from otel_exec.spans.recorder import TELEMETRY_FAILED
 from otel_exec.spans.span_record import SpanRecord
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Frame",
     "OpenPhase",
-    "PhaseHandle",
     "PhaseSink",
     "TaskScope",
     "close_phase",
@@ -42,6 +42,7 @@ __all__ = [
     "enter_scope",
     "frame_of",
     "open_phase",
+    "running_totals",
 ]
 
 _KEY = context_api.create_key("otel_exec-frame")
@@ -50,6 +51,10 @@ _KEY = context_api.create_key("otel_exec-frame")
 _PHASE = str(Kind.PHASE)
 _TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
+
+
+# Node id, name of a phase, nanoseconds in all.
+Totals = dict[str, dict[str, int]]
 
 
 class PhaseSink(Protocol):
@@ -63,6 +68,18 @@ class PhaseSink(Protocol):
         """It closed; unknown ids are ignored."""
         ...
 
+    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
+        """A phase ended that the user's code keeps under an execution id of its own."""
+        ...
+
+    def totals(self, own_node: str) -> Totals:
+        """Return what the phases that have ended come to, by node and name."""
+        ...
+
+    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:
+        """Return the same of one foreign execution id; `take`: and forget it."""
+        ...
+
 
 class _Ended:
     """The sink of a scope that is over: its fold has been read, or is about to be."""
@@ -72,6 +89,17 @@ class _Ended:
 
     def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
         """Nothing is folded any more."""
+
+    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
+        """Nothing is folded any more."""
+
+    def totals(self, own_node: str) -> Totals:  # noqa: ARG002  the protocol's signature
+        """Nothing is kept here any more."""
+        return {}
+
+    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:  # noqa: ARG002  the protocol's signature
+        """Nothing is kept here any more."""
+        return {}
 
 
 class Frame(NonRecordingSpan):
@@ -105,21 +133,12 @@ class Frame(NonRecordingSpan):
         return f"<{type(self).__name__} {self.span_id}>"
 
 
-class PhaseHandle:
-    """What `with phase(...) as p` gives; this one, outside of a run, does nothing."""
-
-    def set(self, **attributes: object) -> None:
-        """Add attributes to the phase's span."""
-
-    def event(self, name: str, **attributes: object) -> None:
-        """Add an event to the phase's span, at this instant."""
-
-
 class OpenPhase(Frame, PhaseHandle):
     """A phase that has not ended. Attributes that code sets on the current span by OpenTelemetry's API land here too."""
 
     name: str
     node_id: str | None
+    exec_id: str | None
     parent_span_id: str
     start_ns: int
     slot: int
@@ -140,6 +159,10 @@ class OpenPhase(Frame, PhaseHandle):
     def event(self, name: str, **attributes: object) -> None:
         """Add an event to the phase's span, at this instant."""
         self.add_event(name, cast("Any", attributes))
+
+    def close(self, error: BaseException | None) -> None:
+        """End it with the exception that ended it, or `None`. Never raises. Once."""
+        close_phase(self, error)
 
     def is_recording(self) -> bool:
         """Whether attributes that are set are kept."""
@@ -182,6 +205,8 @@ class OpenPhase(Frame, PhaseHandle):
         attributes[EXEC_PHASE] = self.name
         if self.node_id is not None:
             attributes[NODE_ID] = attributes[NODE_NAME] = self.node_id
+        if self.exec_id is not None:
+            attributes[FOREIGN_EXEC_ID] = self.exec_id
         outcome, error_type, message = ("success", "", "") if error is None else outcome_of(error)
         attributes[EXEC_OUTCOME] = str(outcome)
         if error_type:
@@ -252,6 +277,7 @@ class TaskScope:
         self.sink = sink
         self.attributes = attributes
         self.base: dict[str, AttributeValue] = {**sanitise.attributes(attributes), EXEC_ID: recorder.exec_id}
+        self.own_names = (node_id, self.base.get(NODE_NAME))
         self.max_spans = max_spans
         self.unspanned = 0
         self.fan_out = fan_out
@@ -301,8 +327,15 @@ def frame_of(context: Context | None) -> Frame | None:
     return cast("Frame | None", frame)
 
 
-def open_phase(name: object, metadata: dict[str, object], node_id: str | None = None) -> OpenPhase | None:
-    """Open a phase under the current frame and make it current; `None` outside of a run. Never raises."""
+def open_phase(name: object, metadata: dict[str, object], node_id: str | None = None, exec_id: str | None = None) -> OpenPhase | None:
+    """Open a phase under the current frame and make it current; `None` outside of a run. Never raises.
+
+    Args:
+        name: the phase's; cleaned.
+        metadata: attributes of its span.
+        node_id: the node that it counts for, where that is not the step.
+        exec_id: what the user's code calls its execution.
+    """
     context = context_api.get_current()
     frame = frame_of(context)
     if frame is None:
@@ -312,7 +345,8 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
     try:
         phase = OpenPhase(scope, recorder.ids.span_id(), metadata)
         phase.name = sanitise.name(name)
-        phase.node_id = node_id
+        phase.node_id = node_id = None if node_id is None or node_id in scope.own_names else node_id
+        phase.exec_id = None if exec_id == recorder.exec_id else exec_id
         phase.outer = frame
         phase.previous = context
         phase.epoch = _fork_epoch
@@ -352,12 +386,23 @@ def close_phase(phase: OpenPhase, error: BaseException | None) -> None:
         with scope.lock:
             end_ns = recorder.clock.now_ns()
             scope.sink.closed(phase.span_id, end_ns, error=failed, tokens=tokens)
+            if phase.exec_id is not None:
+                scope.sink.foreign(phase.exec_id, scope.node_id if phase.node_id is None else phase.node_id, phase.name, end_ns - phase.start_ns)
         if phase.slot > 0 and recorder.open_spans is not None:
             recorder.open_spans.close(phase.slot)
         if phase.visible is phase and (scope.owner is None or not scope.owner.abandoned):
             recorder.finish((phase.record(end_ns, error),))
     except Exception as problem:
         recorder.warn(TELEMETRY_FAILED, problem)
+
+
+def running_totals(exec_id: str, *, take: bool = False) -> list[Totals]:
+    """Return what the tasks that run in this process have under an execution id, the run's own or another; `take`: and forget it where it is another's."""
+    found: list[Totals] = []
+    for scope in _entered.copy():
+        with scope.lock:
+            found.append(scope.sink.totals(scope.node_id) if scope.recorder.exec_id == exec_id else scope.sink.foreign_totals(exec_id, take=take))
+    return found
 
 
 def _parent_of(frame: Frame, context: Context) -> str:

@@ -1,13 +1,15 @@
 """The timing log: one line for each finished phase, of every worker, once (`--timing`, `--debug`, `OTEL_EXEC_TIMING=1`).
 
-What comes in: the run's spool. What goes out: lines of logger `otel_exec.timing` at level `TIMING` (15), on stderr and in `run.log` in the run's folder.
+What comes in: the run's spool, and phases outside of runs. What goes out: lines of logger `otel_exec.timing` at level `TIMING` (15), on stderr and in `run.log` in the run's folder.
 The lines are made from the spans in the driver, so a step pays nothing for them; they pass through a bounded queue, so a slow terminal holds up nobody but the log.
 The user's own logging set-up is left as it is. Runs at the same time in one process share the logger: each log takes the lines of its own run alone.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import queue
 import sys
 import threading
@@ -15,17 +17,17 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.semconv import EXEC_ID, NODE_ID, Kind
+from otel_exec.spans.outside import LOGGER, TIMING
 from otel_exec.spans.spool_tail import SpoolTail
 
 if TYPE_CHECKING:
     from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["TIMING", "TimingLog"]
+__all__ = ["TIMING", "TimingLog", "log_outside", "say"]
 
-TIMING = 15
 _QUEUE = 10_000
 _ERROR = 2
-_timing = logging.getLogger("otel_exec.timing")
+_timing = logging.getLogger(LOGGER)
 _log = logging.getLogger(__name__)
 # How many logs are open in this process, and the logger's level and propagation from before the first of them.
 _lock = threading.Lock()
@@ -63,47 +65,86 @@ class TimingLog:
     """
 
     def __init__(self, spool_folder: str, path: str) -> None:
-        logging.addLevelName(TIMING, "TIMING")
-        self._takers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+        takers: list[logging.Handler] = [logging.StreamHandler(_terminal())]
         try:
-            self._takers.append(logging.FileHandler(path, encoding="utf-8"))
+            takers.append(logging.FileHandler(path, encoding="utf-8"))
         except OSError as error:
             _log.warning("there is no run.log: %s", error)
-        shape = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-        for taker in self._takers:
-            taker.setFormatter(shape)
-        lines: queue.Queue[Any] = queue.Queue(_QUEUE)
-        self._handler = _Handler(lines)
-        self._handler.addFilter(lambda line: getattr(line, "timing_log", None) is self)
-        self._listener = _Listener(lines, *self._takers)
-        self._listener.start()
-        _add(self._handler)
+        self._lines = _Lines(takers, self)
         self._tail = SpoolTail(spool_folder, self._say)
 
     def finish(self) -> None:
         """Write what is left; the last log that is open puts the logger back as it was."""
         self._tail.finish()
-        _remove(self._handler)
-        self._listener.stop()
-        for taker in self._takers:
-            taker.close()
+        self._lines.close()
 
     def _say(self, span: SpanRecord) -> None:
         if span.kind != Kind.PHASE:
             return
         attributes = span.attributes
-        status = "error" if span.status == _ERROR else "ok"
-        name = span.name.replace("\n", "\\n").replace("\r", "\\r")
-        _timing.log(
-            TIMING,
-            "exec_id=%s node_id=%s phase=%s dur_ms=%.3f status=%s",
-            attributes.get(EXEC_ID),
-            attributes.get(NODE_ID),
-            name,
-            span.duration_ns / 1e6,
-            status,
-            extra={"timing_log": self},
-        )
+        say(attributes.get(EXEC_ID), attributes.get(NODE_ID), span.name, span.duration_ns, failed=span.status == _ERROR, log=self)
+
+
+def say(exec_id: object, node_id: object, name: str, duration_ns: int, *, failed: bool, log: object = None) -> None:
+    """Log a phase that has ended: to `log`, the log of its run; without one to whatever handlers the logger has for phases outside of runs."""
+    _timing.log(
+        TIMING,
+        "exec_id=%s node_id=%s phase=%s dur_ms=%.3f status=%s",
+        _one_line(exec_id),
+        _one_line(node_id),
+        _one_line(name),
+        duration_ns / 1e6,
+        "error" if failed else "ok",
+        extra={"timing_log": log},
+    )
+
+
+def log_outside() -> None:
+    """Log phases outside of runs to stderr, from here to the program's end."""
+    lines = _Lines([logging.StreamHandler(_terminal())], None)
+    atexit.register(lines.close)
+
+
+def _terminal() -> Any:
+    """Return stderr; where a run's tasks have their output caught, what lies behind that: the log is no task's, whichever thread writes it."""
+    stream = sys.stderr
+    return getattr(stream, "behind", stream)
+
+
+def _one_line(text: object) -> str:
+    return str(text).replace("\n", "\\n").replace("\r", "\\r")
+
+
+class _Lines:
+    """The way of the lines of one log from the logger to its takers, through a bounded queue, from here to `close`.
+
+    Args:
+        takers: what writes them.
+        log: whose lines: those that were logged with it.
+    """
+
+    def __init__(self, takers: list[logging.Handler], log: object) -> None:
+        logging.addLevelName(TIMING, "TIMING")
+        shape = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+        for taker in takers:
+            taker.setFormatter(shape)
+        lines: queue.Queue[Any] = queue.Queue(_QUEUE)
+        self._pid = os.getpid()
+        self._takers = takers
+        self._handler = _Handler(lines)
+        self._handler.addFilter(lambda line: getattr(line, "timing_log", None) is log)
+        self._listener = _Listener(lines, *takers)
+        self._listener.start()
+        _add(self._handler)
+
+    def close(self) -> None:
+        """Write what is left; the last log that is open puts the logger back as it was. A forked child leaves that to its parent."""
+        if os.getpid() != self._pid:
+            return
+        _remove(self._handler)
+        self._listener.stop()
+        for taker in self._takers:
+            taker.close()
 
 
 def _add(handler: logging.Handler) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otel_exec import deferred, map_tasks, phase, step, versioned
+from otel_exec import deferred, map_tasks, phase, step, time_phase, timing_collector, versioned
 from otel_exec.testing import recorded_spans, run_in
 
 _LINE = re.compile(r"TIMING otel_exec\.timing exec_id=(\S+) node_id=(\S+) phase=(.+) dur_ms=(\d+\.\d{3}) status=(ok|error)$")
@@ -118,3 +118,34 @@ def test_two_runs_at_once_keep_their_lines_apart(tmp_path, capfd):
         assert logged == [record.exec_id] * 6
         assert said.count(record.exec_id) == 6
     assert (logger.level, logger.propagate, logger.handlers) == before
+
+
+def _foreign_item(number: int) -> None:
+    with time_phase("workflow-17", f"node_{number}", "inside"):
+        pass
+
+
+def _foreign(config: dict[str, int]) -> None:
+    with time_phase("workflow-17", "node_0", "llm"):
+        pass
+    map_tasks(_foreign_item, range(3))
+
+
+foreign = deferred(_foreign)
+
+
+@step(name="foreign")
+def foreign_step():
+    return foreign({})
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
+def test_the_driver_has_what_workers_collected(tmp_path, executor):
+    """After a run `timing_collector` has each (node, phase) once, under the run's id and under ids of the user's own; they add up to what the record says."""
+    timing_collector.clear()
+    record = run_in(tmp_path, [foreign_step()], executor=executor, workers=2)
+    own, theirs = timing_collector.pop(record.exec_id), timing_collector.pop("workflow-17")
+    nodes = {node.node_id: {name: fold.total_ns / 1e6 for name, fold in node.phases.items()} for node in record.nodes}
+    assert own == theirs == nodes
+    assert {node: set(names) for node, names in own.items()} == {"node_0": {"llm", "inside"}, "node_1": {"inside"}, "node_2": {"inside"}}
+    assert timing_collector.get("workflow-17") == {}

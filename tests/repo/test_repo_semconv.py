@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step
+from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step, time_phase
 from otel_exec.record import locks
 from otel_exec.record.step_files import read_events
 from otel_exec.semconv import ATTRIBUTES, EDGES, EXEC_EDGE, EXEC_KIND, SPANS, Kind
@@ -35,7 +35,7 @@ def _item(number):
 
 def _make(config):
     Path(config["out"]).mkdir(parents=True, exist_ok=True)
-    with phase("call", model="m", tokens=3):
+    with time_phase("workflow-17", "node_1", "call", model="m", tokens=3):
         map_tasks(_item, range(3))
 
 
