@@ -19,6 +19,7 @@ from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_KIND, EXEC_OUTCOME, EXEC
 from otel_exec.spans import sanitise
 from otel_exec.spans.failure import outcome_of
 from otel_exec.spans.outside import PhaseHandle
+from otel_exec.spans.phase_sink import Ended, PhaseSink, Totals
 from otel_exec.spans.recorder import TELEMETRY_FAILED
 from otel_exec.spans.span_record import SpanRecord
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Frame",
     "OpenPhase",
-    "PhaseSink",
     "TaskScope",
     "close_phase",
     "current_scope",
@@ -51,55 +51,6 @@ _KEY = context_api.create_key("otel_exec-frame")
 _PHASE = str(Kind.PHASE)
 _TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
-
-
-# Node id, name of a phase, nanoseconds in all.
-Totals = dict[str, dict[str, int]]
-
-
-class PhaseSink(Protocol):
-    """Folds phases as they happen. Called under the scope's lock, with instants that never go back, from any thread of the task."""
-
-    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
-        """A phase (or `map_tasks` call) opened under `parent_span_id`: another phase or the task. `node_id`: only where it is not the step's own."""
-        ...
-
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """It closed; unknown ids are ignored."""
-        ...
-
-    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
-        """A phase ended that the user's code keeps under an execution id of its own."""
-        ...
-
-    def totals(self, own_node: str) -> Totals:
-        """Return what the phases that have ended come to, by node and name."""
-        ...
-
-    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:
-        """Return the same of one foreign execution id; `take`: and forget it."""
-        ...
-
-
-class _Ended:
-    """The sink of a scope that is over: its fold has been read, or is about to be."""
-
-    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
-        """Nothing is folded any more."""
-
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """Nothing is folded any more."""
-
-    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
-        """Nothing is folded any more."""
-
-    def totals(self, own_node: str) -> Totals:  # noqa: ARG002  the protocol's signature
-        """Nothing is kept here any more."""
-        return {}
-
-    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:  # noqa: ARG002  the protocol's signature
-        """Nothing is kept here any more."""
-        return {}
 
 
 class Frame(NonRecordingSpan):
@@ -453,7 +404,7 @@ class _Entered:
 
     def __exit__(self, *_: object) -> None:
         with self._scope.lock:
-            self._scope.sink = _Ended()
+            self._scope.sink = Ended()
         if self._scope in _entered:
             _entered.remove(self._scope)
         if self._previous is not None:

@@ -1,0 +1,58 @@
+"""Where a task's phases go to be counted: what `spans` asks of whoever folds them.
+
+What comes in: phases that open and close. What goes out: nothing here. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Ended", "PhaseSink", "Totals"]
+
+# Node id, name of a phase, nanoseconds in all.
+Totals = dict[str, dict[str, int]]
+
+
+class PhaseSink(Protocol):
+    """Folds phases as they happen. Called under the scope's lock, with instants that never go back, from any thread of the task."""
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
+        """A phase (or `map_tasks` call) opened under `parent_span_id`: another phase or the task. `node_id`: only where it is not the step's own."""
+        ...
+
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
+        """It closed; unknown ids are ignored."""
+        ...
+
+    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
+        """A phase ended that the user's code keeps under an execution id of its own."""
+        ...
+
+    def totals(self, own_node: str) -> Totals:
+        """Return what the phases that have ended come to, by node and name."""
+        ...
+
+    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:
+        """Return the same of one foreign execution id; `take`: and forget it."""
+        ...
+
+
+class Ended:
+    """The sink of a scope that is over: its fold has been read, or is about to be."""
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
+        """Nothing is folded any more."""
+
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
+        """Nothing is folded any more."""
+
+    def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
+        """Nothing is folded any more."""
+
+    def totals(self, own_node: str) -> Totals:  # noqa: ARG002  the protocol's signature
+        """Nothing is kept here any more."""
+        return {}
+
+    def foreign_totals(self, exec_id: str, *, take: bool) -> Totals:  # noqa: ARG002  the protocol's signature
+        """Nothing is kept here any more."""
+        return {}
