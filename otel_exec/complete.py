@@ -9,24 +9,27 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
 from otel_exec.aggregate.rebuild import fold_task_spans
+from otel_exec.aggregate.tally import Tally
 from otel_exec.clock import from_iso, to_iso
 from otel_exec.metrics import MetricsCollector
-from otel_exec.record.model import OpenRecord, Progress, RunRecord, StatusRecord
+from otel_exec.record.model import FailedStep, OpenRecord, Progress, RunRecord, StatusRecord
 from otel_exec.record.run_store import find_run, read_journal, read_record
+from otel_exec.record.status_file import read_status
 from otel_exec.report.critical_path import of_record
+from otel_exec.report.text_safety import first_line
 from otel_exec.report.wall import wall
-from otel_exec.semconv import Outcome
 from otel_exec.spans.spool import read_spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["finish", "progress", "read_run", "rebuild", "status_of"]
+__all__ = ["MOST_ROWS", "finish", "progress", "read_run", "rebuild", "status_of"]
+
+# A status is small: of lists that grow with the plan it has so many rows.
+MOST_ROWS = 100
 
 
 def finish(record: RunRecord, now_ns: int) -> RunRecord:
@@ -36,16 +39,7 @@ def finish(record: RunRecord, now_ns: int) -> RunRecord:
         record: a rendered record; it is changed in place.
         now_ns: the present instant (nanoseconds since the Unix epoch), for what is still open.
     """
-    collector = MetricsCollector(record, now_ns=now_ns)
-    metrics = collector.compute_feature_metrics()
-    for level, numbers in zip(record.levels, metrics.level_metrics, strict=True):
-        for field, value in numbers.to_dict().items():
-            setattr(level, field, value)
-    for worker, worker_numbers in zip(record.workers, metrics.worker_metrics, strict=True):
-        for field, value in worker_numbers.to_dict().items():
-            if field != "worker_id":
-                setattr(worker, field, value)
-    record.metrics = metrics.to_dict()
+    MetricsCollector(record, now_ns=now_ns).fill(record)
     if record.duration_ns is not None:
         record.critical_path = of_record(record)
         record.wall = wall(record)
@@ -54,35 +48,71 @@ def finish(record: RunRecord, now_ns: int) -> RunRecord:
 
 def progress(record: RunRecord) -> Progress:
     """Return the counts of steps that this run has to settle: groups never count, nor do ancestors that nobody needed."""
-    counts = Progress()
-    for step in record.steps:
-        if step.group or (step.outcome == Outcome.SKIP and step.reason in {"not_needed", "not_selected"}):
-            continue
-        counts.total += 1
-        if step.outcome == Outcome.SUCCESS:
-            counts.done += 1
-            counts.cached += step.cached
-        elif step.outcome in {Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR}:
-            counts.failed += 1
-    return counts
+    return progress_of(Tally(record.steps))
 
 
-def status_of(record: RunRecord, *, now_ns: int, opened: Iterable[OpenRecord], eta_ms: int | None, driver: str) -> StatusRecord:
-    """Return the small live status of a rendered and finished record."""
+def progress_of(tally: Tally) -> Progress:
+    """Return the counts of a tally."""
+    return Progress(
+        done=tally.all.completed,
+        total=tally.all.task_count,
+        failed=tally.all.failed,
+        cached=tally.cached,
+        skipped=tally.skipped,
+        cancelled=tally.cancelled,
+        retries=tally.retries,
+    )
+
+
+def status_of(
+    record: RunRecord, *, now_ns: int, opened: Iterable[OpenRecord], eta: tuple[int, str] | None, driver: str | None, tally: Tally | None = None
+) -> StatusRecord:
+    """Return the small live status of a rendered and finished record.
+
+    Args:
+        record: the run.
+        now_ns: the present instant.
+        opened: what is open now.
+        eta: how many milliseconds it will still take, and what that was reckoned from; `None` without a basis.
+        driver: the run's driver as it stands in locks.
+        tally: the sums of its steps, where somebody kept them.
+    """
+    tally = tally or Tally(record.steps)
     return StatusRecord(
         schema_version=record.schema_version,
         exec_id=record.exec_id,
         state=record.outcome,
         updated_at=to_iso(now_ns) or "",
-        progress=progress(record),
+        progress=progress_of(tally),
         levels=record.levels,
         workers=record.workers,
         metrics=record.metrics,
         open=list(opened),
-        eta_ms=eta_ms,
+        eta_ms=eta and eta[0],
         experiment=record.experiment.name,
         driver=driver,
+        eta_basis=eta and eta[1],
+        start_time=record.start_time,
+        failures=_failures(tally),
+        templates=record.templates[:MOST_ROWS],
     )
+
+
+def _failures(tally: Tally) -> list[FailedStep]:
+    """Return the first failed steps, in the order in which they settled (of a record that was read: of the plan)."""
+    return [
+        FailedStep(
+            node_id=step.node_id,
+            name=step.name,
+            outcome=step.outcome or "",
+            type=step.error.type if step.error else step.outcome or "",
+            message=first_line(step.error.message) if step.error else "",
+            where=step.error.where if step.error else None,
+            attempts=len(step.attempts),
+            worker_id=step.attempts[-1].worker_id if step.attempts else None,
+        )
+        for step in tally.failures[:MOST_ROWS]
+    ]
 
 
 def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
@@ -109,7 +139,7 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     record = render(aggregator)
     if record.outcome == "running" and not alive:
         # Steps that ran on wrote neither spans nor transitions: the last sign of life is then the status.
-        status = _status(folder)
+        status = read_status(folder)
         last_ns = max(last_ns, (status and from_iso(status.updated_at)) or 0)
         record.outcome = "interrupted"
         record.duration_ns = last_ns - aggregator.start_ns
@@ -146,17 +176,8 @@ def _driver_lives(folder: str) -> bool:
     """Return whether the driver that status.json names may still live; without one it is taken for dead."""
     from otel_exec.record import locks
 
-    status = _status(folder)
+    status = read_status(folder)
     return status is not None and bool(status.driver) and not locks.holder_dead(status.driver or "")
-
-
-def _status(folder: str) -> StatusRecord | None:
-    """Return a run's status.json; `None` where there is none that can be read."""
-    try:
-        with open(os.path.join(folder, "status.json"), "rb") as file:
-            return msgspec.json.decode(file.read(), type=StatusRecord)
-    except (OSError, msgspec.MsgspecError):
-        return None
 
 
 def _with_export(record: RunRecord, folder: str) -> RunRecord:

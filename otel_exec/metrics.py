@@ -15,22 +15,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from otel_exec.aggregate.tally import Group, Tally, between_ns, counts
 from otel_exec.clock import from_iso
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
-from otel_exec.semconv import Outcome
+from otel_exec.record.model import TemplateRecord
 
 if TYPE_CHECKING:
-    from otel_exec.record.model import AttemptRecord, LevelRecord, RunRecord, StepRecord, WorkerRecord
+    from otel_exec.record.model import LevelRecord, RunRecord, StepRecord, WorkerRecord
 
-__all__ = ["FeatureMetrics", "LevelMetrics", "MetricsCollector", "TaskMetrics", "WorkerMetrics", "calculate_percentile", "duration_ms"]
+__all__ = ["FeatureMetrics", "LevelMetrics", "MetricsCollector", "TaskMetrics", "WorkerMetrics", "calculate_percentile", "duration_ms", "task_metrics"]
 
 _NS_PER_MS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FAILED = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR})
-# Reasons of steps that this run never had to settle.
-_NOT_OURS = frozenset({"not_needed", "not_selected"})
 
 _Kind = TypeVar("_Kind", bound="_Metrics")
 
@@ -160,26 +158,15 @@ class MetricsCollector:
     Args:
         record: the run.
         now_ns: the present instant, nanoseconds since the Unix epoch; the wall clock's where it is not given.
+        tally: the sums of the record's steps, where somebody kept them as they came.
+        items: how many items of fan-outs there were, completed and failed, where somebody knows better than the record.
     """
 
-    def __init__(self, record: RunRecord, *, now_ns: int | None = None) -> None:
+    def __init__(self, record: RunRecord, *, now_ns: int | None = None, tally: Tally | None = None, items: tuple[int, int, int] | None = None) -> None:
         self._record = record
         self._now_ns = time.time_ns() if now_ns is None else now_ns
-        self._steps = {step.node_id: step for step in record.steps}
-        self._of_level: dict[int, list[StepRecord]] = {}
-        self._of_worker: dict[str, list[StepRecord]] = {}
-        self._used: set[str] = set()
-        for step in record.steps:
-            if step.group:
-                continue
-            if step.level is not None:
-                self._of_level.setdefault(step.level, []).append(step)
-            for attempt in step.attempts:
-                if attempt.worker_id is not None:
-                    self._used.add(attempt.worker_id)
-            last = _last(step)
-            if last is not None and last.worker_id is not None:
-                self._of_worker.setdefault(last.worker_id, []).append(step)
+        self._tally = Tally(record.steps) if tally is None else tally
+        self._items = items
 
     def compute_worker_metrics(self, worker_id: int | str) -> WorkerMetrics:
         """Return a worker's metrics; raises `UsageError` for a worker that the record doesn't know."""
@@ -190,10 +177,10 @@ class MetricsCollector:
 
     def compute_task_metrics(self, task_id: str) -> TaskMetrics:
         """Return a step's metrics by its node id; raises `UsageError` for a step that the record doesn't know."""
-        step = self._steps.get(task_id)
-        if step is None:
-            raise UsageError(unknown_name("step", task_id, self._steps))
-        return _task(step)
+        for step in self._record.steps:
+            if step.node_id == task_id:
+                return task_metrics(step)
+        raise UsageError(unknown_name("step", task_id, (step.node_id for step in self._record.steps)))
 
     def compute_level_metrics(self, level: int) -> LevelMetrics:
         """Return a level's metrics (1 is first); raises `UsageError` for a level that the record doesn't know."""
@@ -204,24 +191,62 @@ class MetricsCollector:
 
     def compute_feature_metrics(self) -> FeatureMetrics:
         """Return the whole run's metrics; `worker_metrics` and `level_metrics` are in the order of the record's workers and levels."""
-        record = self._record
-        ours = [step for step in record.steps if _counts(step)]
-        items = [step.items for step in ours if step.items is not None]
+        record, tally = self._record, self._tally
+        items = self._items or _items(record)
         return FeatureMetrics(
             computed_at=_EPOCH + timedelta(microseconds=self._now_ns // 1000),
             total_duration_ms=self._total_ms(),
-            workers_used=len(self._used),
-            tasks_total=len(ours),
-            tasks_completed=sum(step.outcome == Outcome.SUCCESS for step in ours),
-            tasks_failed=sum(step.outcome in _FAILED for step in ours),
-            levels_completed=sum(all(step.outcome is not None for step in self._of_level.get(level.level, ())) for level in record.levels),
+            workers_used=tally.workers_used,
+            tasks_total=tally.all.task_count,
+            tasks_completed=tally.all.completed,
+            tasks_failed=tally.all.failed,
+            levels_completed=sum((group := self._of_level(level)).closed == group.members for level in record.levels),
             worker_metrics=[self._worker(worker) for worker in record.workers],
             level_metrics=[self._level(level) for level in record.levels],
-            attempts=sum(_tried(attempt) for step in ours for attempt in step.attempts),
-            items_total=sum(each.count for each in items),
-            items_completed=sum(each.completed for each in items),
-            items_failed=sum(each.failed for each in items),
+            attempts=tally.attempts,
+            items_total=items[0],
+            items_completed=items[1],
+            items_failed=items[2],
         )
+
+    def template_records(self, most: int | None = None) -> list[TemplateRecord]:
+        """Return the numbers of each kind of step, those with most work first, `most` of them; percentiles are null where nothing was completed."""
+        groups = [(-group.completed_ns, template, group) for template, group in self._tally.templates.items() if group.task_count]
+        groups.sort(key=lambda row: row[:2])
+        return [
+            TemplateRecord(
+                template=template,
+                task_count=group.task_count,
+                completed_count=group.completed,
+                failed_count=group.failed,
+                sample_count=len(ran := group.samples),
+                total_ns=group.completed_ns,
+                min_ns=ran[0] if ran else None,
+                max_ns=ran[-1] if ran else None,
+                p50_ns=_percentile(ran, 50) if ran else None,
+                p95_ns=_percentile(ran, 95) if ran else None,
+                p99_ns=_percentile(ran, 99) if ran else None,
+            )
+            for _, template, group in groups[:most]
+        ]
+
+    def fill(self, record: RunRecord, *, templates: int | None = None) -> None:
+        """Put the numbers into the record: into the rows of its levels and workers, its templates (as many as are wanted), and those of the whole run."""
+        metrics = self.compute_feature_metrics()
+        for level, numbers in zip(record.levels, metrics.level_metrics, strict=True):
+            for key, value in numbers.to_dict().items():
+                setattr(level, key, value)
+            group = self._of_level(level)
+            level.settled_count, level.sample_count = group.settled, len(group.samples)
+        for worker, worker_numbers in zip(record.workers, metrics.worker_metrics, strict=True):
+            for key, value in worker_numbers.to_dict().items():
+                if key != "worker_id":
+                    setattr(worker, key, value)
+            ran = self._of_worker(worker).samples
+            worker.sample_count = len(ran)
+            worker.p50_duration_ms, worker.p95_duration_ms, worker.p99_duration_ms = (_percentile(ran, each) // _NS_PER_MS for each in (50, 95, 99))
+        record.templates = self.template_records(templates)
+        record.metrics = metrics.to_dict()
 
     def export_json(self, path: str) -> None:
         """Write the run's metrics and every step's to a file, whole and atomically.
@@ -231,42 +256,44 @@ class MetricsCollector:
         Raises:
             RecordError: the file can't be written.
         """
-        tasks = [_task(step).to_dict() for step in self._record.steps if not step.group]
+        tasks = [task_metrics(step).to_dict() for step in self._record.steps if not step.group]
         content = {"exec_id": self._record.exec_id, **self.compute_feature_metrics().to_dict(), "task_metrics": tasks}
         try:
             storage.write_through(path, encode(content) + b"\n")
         except OSError as error:
             raise storage.refused(path, "written", error) from error
 
+    def _of_level(self, level: LevelRecord) -> Group:
+        return self._tally.levels.get(level.level) or Group()
+
+    def _of_worker(self, worker: WorkerRecord) -> Group:
+        return self._tally.workers.get(worker.worker_id) or Group()
+
     def _worker(self, worker: WorkerRecord) -> WorkerMetrics:
-        steps = self._of_worker.get(worker.worker_id, [])
-        durations = [execution for step in steps if (execution := _execution_ns(step)) is not None]
-        completed = [execution for step in steps if step.outcome == Outcome.SUCCESS and (execution := _execution_ns(step)) is not None]
+        group = self._of_worker(worker)
         return WorkerMetrics(
             worker_id=worker.worker_id,
-            initialization_ms=_ms(_between(from_iso(worker.started_at), from_iso(worker.ready_at))),
-            uptime_ms=_ms(_between(from_iso(worker.started_at), self._stopped_ns(worker))) or 0,
-            tasks_completed=sum(step.outcome == Outcome.SUCCESS for step in steps),
-            tasks_failed=sum(step.outcome in _FAILED for step in steps),
-            total_task_duration_ms=sum(durations) // _NS_PER_MS,
-            avg_task_duration_ms=_average_ms(completed),
+            initialization_ms=_ms(between_ns(from_iso(worker.started_at), from_iso(worker.ready_at))),
+            uptime_ms=_ms(between_ns(from_iso(worker.started_at), self._stopped_ns(worker))) or 0,
+            tasks_completed=group.completed,
+            tasks_failed=group.failed,
+            total_task_duration_ms=self._tally.worker_total_ns(worker.worker_id) // _NS_PER_MS,
+            avg_task_duration_ms=_average_ms(group),
         )
 
     def _level(self, level: LevelRecord) -> LevelMetrics:
-        steps = [step for step in self._of_level.get(level.level, ()) if _counts(step)]
-        completed = sorted(
-            execution for step in steps if step.outcome == Outcome.SUCCESS and not step.cached and (execution := _execution_ns(step)) is not None
-        )
+        group = self._of_level(level)
+        ran = group.samples
         return LevelMetrics(
             level=level.level,
-            duration_ms=_ms(_between(level.start_ns, level.end_ns)),
-            task_count=len(steps),
-            completed_count=sum(step.outcome == Outcome.SUCCESS for step in steps),
-            failed_count=sum(step.outcome in _FAILED for step in steps),
-            avg_task_duration_ms=_average_ms(completed),
-            p50_duration_ms=_percentile(completed, 50) // _NS_PER_MS,
-            p95_duration_ms=_percentile(completed, 95) // _NS_PER_MS,
-            p99_duration_ms=_percentile(completed, 99) // _NS_PER_MS,
+            duration_ms=_ms(between_ns(level.start_ns, level.end_ns)),
+            task_count=group.task_count,
+            completed_count=group.completed,
+            failed_count=group.failed,
+            avg_task_duration_ms=_average_ms(group),
+            p50_duration_ms=_percentile(ran, 50) // _NS_PER_MS,
+            p95_duration_ms=_percentile(ran, 95) // _NS_PER_MS,
+            p99_duration_ms=_percentile(ran, 99) // _NS_PER_MS,
         )
 
     def _stopped_ns(self, worker: WorkerRecord) -> int:
@@ -284,53 +311,36 @@ class MetricsCollector:
             return _ms(max(self._record.duration_ns, 0))
         if self._record.outcome != "running":
             return None
-        return _ms(_between(_began_ns(self._record), self._now_ns))
+        return _ms(between_ns(_began_ns(self._record), self._now_ns))
 
 
-def _tried(attempt: AttemptRecord) -> bool:
-    """Whether a worker took it: what was handed over and taken back is no try."""
-    return attempt.claimed_ns is not None or attempt.start_ns is not None or attempt.outcome is not None
+def _items(record: RunRecord) -> tuple[int, int, int]:
+    """Return how many items the record's fan-outs had, completed and failed."""
+    items = [step.items for step in record.steps if step.items is not None and counts(step)]
+    return sum(each.count for each in items), sum(each.completed for each in items), sum(each.failed for each in items)
 
 
-def _counts(step: StepRecord) -> bool:
-    """Whether this run has to settle the step: groups and what nobody asked for don't count."""
-    return not step.group and not (step.outcome == Outcome.SKIP and step.reason in _NOT_OURS)
-
-
-def _last(step: StepRecord) -> AttemptRecord | None:
-    return step.attempts[-1] if step.attempts else None
-
-
-def _execution_ns(step: StepRecord) -> int | None:
-    last = _last(step)
-    return None if last is None else _between(last.start_ns, last.end_ns)
-
-
-def _task(step: StepRecord) -> TaskMetrics:
-    last = _last(step)
+def task_metrics(step: StepRecord) -> TaskMetrics:
+    """Return a step's metrics."""
+    last = step.attempts[-1] if step.attempts else None
     if last is None:
         return TaskMetrics(step.node_id)
     verification = last.verification_ns
     return TaskMetrics(
         task_id=step.node_id,
-        queue_wait_ms=_ms(_between(last.created_ns, last.claimed_ns)),
-        execution_duration_ms=_ms(_between(last.start_ns, last.end_ns)),
+        queue_wait_ms=_ms(between_ns(last.created_ns, last.claimed_ns)),
+        execution_duration_ms=_ms(between_ns(last.start_ns, last.end_ns)),
         verification_duration_ms=None if verification is None or verification < 0 else _ms(verification),
-        total_duration_ms=_ms(_between(step.attempts[0].created_ns, last.settled_ns)),
+        total_duration_ms=_ms(between_ns(step.attempts[0].created_ns, last.settled_ns)),
     )
-
-
-def _between(start_ns: int | None, end_ns: int | None) -> int | None:
-    """Return the nanoseconds between two instants; `None` when one is missing or they are reversed."""
-    return None if start_ns is None or end_ns is None or end_ns < start_ns else end_ns - start_ns
 
 
 def _ms(duration_ns: int | None) -> int | None:
     return None if duration_ns is None else duration_ns // _NS_PER_MS
 
 
-def _average_ms(durations_ns: Sequence[int]) -> float:
-    return sum(durations_ns) / len(durations_ns) / _NS_PER_MS if durations_ns else 0.0
+def _average_ms(group: Group) -> float:
+    return group.completed_ns / len(group.samples) / _NS_PER_MS if group.samples else 0.0
 
 
 def _began_ns(record: RunRecord) -> int | None:

@@ -52,6 +52,8 @@ _PARTS = {
 class Aggregator:
     """Folds one run. `record` is the live record: its steps are always up to date; levels, workers and phases are rendered by `render`.
 
+    `touched` are the steps that a worker took or that settled since somebody last emptied it.
+
     Args:
         skeleton: the record as it was when the run began: every step with its plan's half, `start_time_unix_nano` set. It is filled in place.
     """
@@ -69,7 +71,11 @@ class Aggregator:
         self.gates: dict[str, GateRecord] = {gate.span_id or str(index): gate for index, gate in enumerate(skeleton.gates)}
         self.gate_output: dict[str, str | None] = {}
         self._parts_seen: dict[tuple[str, int, str], dict[str, int]] = {}
+        self.touched: dict[str, StepRecord] = {}
         self._worker_tasks: dict[str, dict[tuple[str, int], tuple[int, int]]] = {}
+        self._own_ns: dict[str, int] = {}
+        self._helped_ns: dict[str, int] = {}
+        self._last_end_ns: dict[str, int] = {}
         self._warnings: dict[tuple[str, str], RecordWarning] = {(warning.code, warning.message): warning for warning in skeleton.warnings}
 
     # Facts, from the scheduler.
@@ -96,12 +102,17 @@ class Aggregator:
             step.scheduled_time = to_iso(line.at)
             step.start_ns = at
             step.span_id = line.span
+            if step.level is not None:  # until the level's span has come, which is at its end
+                level = self.levels.setdefault(step.level, LevelRecord(step.level))
+                if level.end_ns is None and (level.start_ns is None or at < level.start_ns):
+                    level.start_ns = at
         elif what == "claimed":
             attempt = self.attempt(step, line.attempt or 1)
             attempt.claimed_ns = at
             attempt.worker_id = line.worker
             attempt.span_id = line.span
             step.status = "RUNNING"
+            self.touched[step.node_id] = step
         elif what == "waiting":
             step.status = "WAITING"
         elif what == "ended":
@@ -110,6 +121,7 @@ class Aggregator:
             attempt.worker_id = line.worker or attempt.worker_id
             attempt.error = _error(line)
         else:
+            self.touched[step.node_id] = step
             step.outcome = line.outcome
             step.reason = line.cause
             step.cached = line.cause == "cached"
@@ -185,7 +197,7 @@ class Aggregator:
         worker_id = attributes.get(EXEC_WORKER_ID)
         if isinstance(worker_id, str):
             attempt.worker_id = worker_id
-            self._worker_tasks.setdefault(worker_id, {})[step.node_id, number] = (span.start_ns, span.end_ns)
+            self._worker_ran(worker_id, (step.node_id, number), span)
         cpu, rss = attributes.get(EXEC_CPU_NS), attributes.get(EXEC_PEAK_RSS)
         attempt.cpu_ns = cpu if isinstance(cpu, int) else None
         attempt.peak_rss_bytes = rss if isinstance(rss, int) else None
@@ -199,6 +211,14 @@ class Aggregator:
             step.execution_start_time = to_iso(span.start_ns)
             step.execution_end_time = to_iso(span.end_ns)
             step.duration_seconds = span.duration_ns / 1e9
+
+    def _worker_ran(self, worker_id: str, task: tuple[str, int], span: SpanRecord) -> None:
+        """Add a task to the worker's busy time; the same one again replaces it."""
+        tasks = self._worker_tasks.setdefault(worker_id, {})
+        before = tasks.get(task, (0, 0))
+        tasks[task] = (span.start_ns, span.end_ns)
+        self._own_ns[worker_id] = self._own_ns.get(worker_id, 0) + span.duration_ns - (before[1] - before[0])
+        self._last_end_ns[worker_id] = max(self._last_end_ns.get(worker_id, span.end_ns), span.end_ns)
 
     def _ingest_part(self, span: SpanRecord, field: str) -> None:
         attributes = span.attributes
@@ -288,6 +308,9 @@ class Aggregator:
         if phases:
             self.phases[key] = phases
         if items is not None:
+            for sign, fold in ((-1, self.items.get(key)), (1, items)):
+                for worker_id, busy_ns in fold.helped_ns.items() if fold is not None else ():
+                    self._helped_ns[worker_id] = self._helped_ns.get(worker_id, 0) + sign * busy_ns
             self.items[key] = items
         if nodes:
             self.nodes[key] = nodes
@@ -296,12 +319,16 @@ class Aggregator:
 
     def busy_ns(self, worker_id: str) -> int:
         """Return how long a worker ran tasks and, while it had none of its own, items of others' fan-outs: the union, since it runs one thing at a time."""
-        own = sum(end - start for start, end in self._worker_tasks.get(worker_id, {}).values())
-        return own + sum(items.helped_ns.get(worker_id, 0) for items in self.items.values())
+        return self._own_ns.get(worker_id, 0) + self._helped_ns.get(worker_id, 0)
 
     def last_completed_ns(self, worker_id: str) -> int | None:
         """Return when the worker's last task ended, nanoseconds since the Unix epoch."""
-        return max((end for _, end in self._worker_tasks.get(worker_id, {}).values()), default=None)
+        return self._last_end_ns.get(worker_id)
+
+    def items_counts(self) -> tuple[int, int, int]:
+        """Return how many items fan-outs had so far, completed and failed."""
+        folds = self.items.values()
+        return sum(fold.count for fold in folds), sum(fold.completed for fold in folds), sum(fold.failed for fold in folds)
 
 
 def _cached_from(data: Mapping[str, object]) -> CachedFrom:

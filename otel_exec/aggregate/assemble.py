@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from otel_exec.plan.graph import Plan
     from otel_exec.record.model import RunRecord
 
-__all__ = ["phase_records", "render", "step_skeletons"]
+__all__ = ["phase_records", "render", "render_rows", "step_skeletons"]
 
 
 def step_skeletons(plan: Plan) -> list[StepRecord]:
@@ -141,6 +141,12 @@ def render(aggregator: Aggregator) -> RunRecord:
     for step in record.steps:
         if step.level is not None and step.level not in aggregator.levels:
             aggregator.levels[step.level] = LevelRecord(step.level)
+    return render_rows(aggregator)
+
+
+def render_rows(aggregator: Aggregator) -> RunRecord:
+    """Put levels, gates and workers into the aggregator's record, and return it: the part of `render` that costs nothing however many steps there are."""
+    record = aggregator.record
     record.levels = [aggregator.levels[number] for number in sorted(aggregator.levels)]
     record.gates = sorted(aggregator.gates.values(), key=lambda gate: gate.start_ns)
     for gate in record.gates:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "status": "how far a run has come, while it runs and after",
     "summary": "where the time of a run went",
     "runs": "the runs under a prefix",
     "replay": "send what a run's endpoints never acknowledged",

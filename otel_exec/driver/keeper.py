@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.assemble import render
-from otel_exec.complete import finish, status_of
+from otel_exec.aggregate.assemble import render, render_rows
+from otel_exec.aggregate.tally import Tally
+from otel_exec.complete import MOST_ROWS, finish, status_of
 from otel_exec.errors import RecordError
+from otel_exec.metrics import MetricsCollector
 from otel_exec.record.model import Export, OpenRecord
 from otel_exec.record.run_store import write_record
 from otel_exec.schedule.pace import Pace
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
     from otel_exec.record.run_store import RunStore
+    from otel_exec.report.eta import Eta
     from otel_exec.schedule.runner import Runner
     from otel_exec.spans.exporter import ExportSummary
 
@@ -34,17 +37,21 @@ _RUN_INTERVAL_NS = 10_000_000_000
 
 
 def open_records(runner: Runner, now_ns: int) -> list[OpenRecord]:
-    """Return what is open now: the steps that workers have, and the phases that their last beats named."""
+    """Return what is open now: the steps that workers have, the phases that their last beats named, and the gate that runs."""
     records = []
     for (node_id, _), running in runner.attempts.running.items():
         if running.claimed_ns is None:
             continue
-        records.append(OpenRecord(Kind.STEP, running.step.name, node_id, running.worker_id, max(0, now_ns - running.claimed_ns) // 1_000_000))
+        elapsed_ms = max(0, now_ns - running.claimed_ns) // 1_000_000
+        records.append(OpenRecord(Kind.STEP, running.step.name, node_id, running.worker_id, elapsed_ms, running.attempt))
         records += [
             OpenRecord(Kind.PHASE, entry.name, node_id, running.worker_id, max(0, now_ns - entry.start_ns) // 1_000_000)
             for entry in runner.beats.get(running.worker_id, ())
             if entry.kind == Kind.PHASE and entry.node_id == node_id
         ]
+    if runner.gate is not None:
+        name, start_ns = runner.gate
+        records.append(OpenRecord(Kind.GATE, name, None, None, max(0, now_ns - start_ns) // 1_000_000))
     return records
 
 
@@ -57,33 +64,38 @@ class Keeper:
         clock: the run's.
         driver: this process, as it stands in locks.
         also: where run.json is kept beside the folder, or `None`.
-        eta: returns the milliseconds that the run will still take, `None` without a basis.
+        eta: returns how long the run will still take, `None` without a basis.
     """
 
-    def __init__(self, store: RunStore, aggregator: Aggregator, clock: Clock, *, driver: str, also: str | None, eta: Callable[[], int | None]) -> None:
+    def __init__(self, store: RunStore, aggregator: Aggregator, clock: Clock, *, driver: str, also: str | None, eta: Callable[[], Eta | None]) -> None:
         self._store = store
         self._aggregator = aggregator
         self._clock = clock
         self._driver = driver
         self._also = also
         self._eta = eta
+        self._tally = Tally(aggregator.record.steps)
+        self._levels_ended = 0
         self._status_pace = Pace(_STATUS_INTERVAL_NS, _SHARE)
         self._run_pace = Pace(_RUN_INTERVAL_NS, _SHARE)
 
     def begin(self) -> None:
         """Write the record that says `running`. Raises `RecordError`: a run that can't be recorded is not begun."""
         began_ns = self._clock.now_ns()
+        finish(render(self._aggregator), began_ns)
         self._store.write_run(write_record(self._aggregator.record), also=self._also)
         self._write_status([], began_ns)
         self._run_pace.done(began_ns, self._clock.now_ns())
 
     def keep(self, runner: Runner) -> None:
         """Write what is due. Called by the runner after each round; cheap when nothing is."""
+        if self._aggregator.record.outcome != "running":
+            return  # it has just ended: the next record is the whole one
         now_ns = self._clock.now_ns()
         try:
-            if self._status_pace.due(now_ns):
-                finish(render(self._aggregator), now_ns)
-                self._write_status(open_records(runner, now_ns), now_ns)
+            if self._status_pace.due(now_ns) or (self._a_level_ended(runner) and self._status_pace.affords(now_ns)):
+                self._levels_ended = runner.levels_ended
+                self._live_status(runner, now_ns)
             if self._run_pace.due(now_ns):
                 finish(render(self._aggregator), now_ns)
                 self._store.write_run(write_record(self._aggregator.record), also=self._also)
@@ -94,6 +106,22 @@ class Keeper:
             self._status_pace.done(now_ns, later_ns)
             self._run_pace.done(now_ns, later_ns)
 
+    def _a_level_ended(self, runner: Runner) -> bool:
+        return runner.levels_ended > self._levels_ended
+
+    def _live_status(self, runner: Runner, now_ns: int) -> None:
+        """Write the status from what was tallied: what it costs does not grow with the number of steps."""
+        aggregator, tally = self._aggregator, self._tally
+        for step in aggregator.touched.values():
+            if step.outcome is None:
+                tally.claimed(step)
+            else:
+                tally.settled(step)
+        aggregator.touched.clear()
+        record = render_rows(aggregator)
+        MetricsCollector(record, now_ns=now_ns, tally=tally, items=aggregator.items_counts()).fill(record, templates=MOST_ROWS)
+        self._write_status(open_records(runner, now_ns), now_ns, tally)
+
     def end(self, export: Export | None = None) -> None:
         """Write the whole record; raises `RecordError` when it can't be kept."""
         now_ns = self._clock.now_ns()
@@ -103,10 +131,11 @@ class Keeper:
         self._store.write_run(write_record(record), also=self._also)
         self._write_status([], now_ns)
 
-    def _write_status(self, opened: list[OpenRecord], began_ns: int) -> None:
+    def _write_status(self, opened: list[OpenRecord], began_ns: int, tally: Tally | None = None) -> None:
         record = self._aggregator.record
-        eta_ms = self._eta() if record.outcome == "running" else None
-        self._store.write_status(status_of(record, now_ns=began_ns, opened=opened, eta_ms=eta_ms, driver=self._driver))
+        left = self._eta() if record.outcome == "running" else None
+        eta = (left.left_ns // 1_000_000, left.basis) if left is not None else None
+        self._store.write_status(status_of(record, now_ns=began_ns, opened=opened, eta=eta, driver=self._driver, tally=tally))
         self._status_pace.done(began_ns, self._clock.now_ns())
 
 

@@ -11,7 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from otel_exec.report.eta import eta_ns
+from otel_exec.report.eta import Eta, eta
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
 from otel_exec.report.short_summary import short_summary
@@ -19,7 +19,7 @@ from otel_exec.report.terminal import look_of
 from otel_exec.semconv import ERROR_WORDS, Kind, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from otel_exec.config import Config
     from otel_exec.execute.envelope import ErrorInfo
@@ -81,6 +81,8 @@ class LiveListener:
             self._pending[step.template] = self._pending.get(step.template, 0) + 1
         self._sums: dict[str, tuple[int, int]] = {}
         self._now_ns = 0
+        self._look_back: Callable[[], Mapping[str, float]] | None = None
+        self._earlier: Mapping[str, float] | None = None
 
     def claimed(self, step: Step, running: Running) -> None:
         """A worker took an attempt."""
@@ -135,15 +137,17 @@ class LiveListener:
     def finish(self, record: RunRecord) -> None:
         """The run has ended and its record is written."""
 
-    def eta_ms(self) -> int | None:
-        """Return the milliseconds that the run will still take, `None` without a basis."""
-        left_ns = self._eta_ns()
-        return None if left_ns is None else left_ns // 1_000_000
-
-    def _eta_ns(self) -> int | None:
+    def eta(self) -> Eta | None:
+        """Return how long the run will still take, `None` without a basis."""
+        if self._earlier is None:
+            self._earlier = self._look_back() if self._look_back is not None else {}
         means = {template: total / count for template, (count, total) in self._sums.items()}
         going = [(each.step.template, max(0, self._now_ns - (each.claimed_ns or self._now_ns))) for each in self._running.values()]
-        return eta_ns(self._pending, going, means, workers=self._workers)
+        return eta(self._pending, going, means, workers=self._workers, earlier_ns=self._earlier)
+
+    def looks_back(self, look_back: Callable[[], Mapping[str, float]]) -> None:
+        """Tell it how earlier runs' mean durations by template are found; asked once, when an ETA is first wanted."""
+        self._look_back = look_back
 
 
 class TerminalListener(LiveListener):
@@ -208,6 +212,7 @@ class TerminalListener(LiveListener):
         self._painter.paint(progress_lines(self._view(runner, now_ns), self._look, height=height), self._look.width)
 
     def _view(self, runner: Runner, now_ns: int) -> ProgressView:
+        left = self.eta()
         going = []
         for each in self._running.values():
             phases = [entry.name for entry in runner.beats.get(each.worker_id, ()) if entry.kind == Kind.PHASE and entry.node_id == each.step.node_id]
@@ -222,7 +227,8 @@ class TerminalListener(LiveListener):
             cached=self.cached,
             levels=[LevelProgress(number, done, total, running, failed) for number, (done, failed, running, total) in sorted(self.levels.items())],
             running=going,
-            eta_ns=self._eta_ns(),
+            eta_ns=left.left_ns if left else None,
+            eta_basis=left.basis if left else None,
             note="stopping: waiting for running steps to end (Ctrl-C again ends them at once)" if runner.attempts.cancelling else "",
         )
 

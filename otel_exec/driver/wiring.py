@@ -13,6 +13,7 @@ from otel_exec import config as configuration
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import step_skeletons
 from otel_exec.clock import to_iso
+from otel_exec.driver.earlier import earlier_means
 from otel_exec.driver.environment import describe, instance_resource
 from otel_exec.driver.keeper import Keeper
 from otel_exec.driver.step_info import cached_from, look_up, static_info
@@ -142,7 +143,8 @@ def wire(
         limits=settings.limits,
     )
     parent_span_id = config.parent[1] if config.parent else ""
-    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta_ms)
+    listener.looks_back(lambda: earlier_means(plan, decisions, config.prefix, not_in=settings.exec_id))
+    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta)
     parts = RunnerParts(
         plan=plan,
         decisions=decisions,

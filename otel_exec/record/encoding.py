@@ -59,7 +59,7 @@ def _clean(value: object, depth: int) -> Any:
     if isinstance(value, msgspec.Struct):
         omit = value.__struct_config__.omit_defaults
         pairs = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
-        return {field.encode_name: _clean(held, depth - 1) for field, held in pairs if not (omit and held is None)}
+        return {field.encode_name: _clean(held, depth - 1) for field, held in pairs if held is not msgspec.UNSET and not (omit and held is None)}
     if isinstance(value, Mapping):
         return {_unicode(key) if isinstance(key, str) else _text(key): _clean(held, depth - 1) for key, held in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

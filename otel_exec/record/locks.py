@@ -28,12 +28,12 @@ import msgspec
 from otel_exec.errors import RecordError
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
-from otel_exec.record.process_id import driver_id, holder_dead
+from otel_exec.record.process_id import driver_id, holder_dead, of_this_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HEARTBEAT_S", "LOCK", "STALE_S", "UNKNOWN", "LockState", "acquire", "driver_id", "heartbeat", "holder_dead", "peek", "release"]
+__all__ = ["HEARTBEAT_S", "LOCK", "STALE_S", "UNKNOWN", "LockState", "acquire", "driver_id", "heartbeat", "holder_dead", "of_this_host", "peek", "release"]
 
 LOCK = "/.executor_status.lock"
 HEARTBEAT_S = 30.0

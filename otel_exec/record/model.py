@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SCHEMA_VERSION", "RunRecord"]
+__all__ = ["SCHEMA_VERSION", "RunRecord", "StatusRecord", "TaskStatus", "TemplateRecord"]
 
 SCHEMA_VERSION = "1.0"
 
@@ -149,7 +149,10 @@ class NodeRecord(msgspec.Struct, gc=False):
 
 
 class LevelRecord(msgspec.Struct, gc=False):
-    """A topological generation: its span and its LevelMetrics."""
+    """A topological generation: its span and its LevelMetrics. `start_ns` is known from its first step on, `end_ns` once all have settled.
+
+    `settled_count` counts the steps that have come to anything, `sample_count` those that averages and percentiles are over.
+    """
 
     level: int
     start_ns: int | None = None
@@ -163,6 +166,8 @@ class LevelRecord(msgspec.Struct, gc=False):
     p50_duration_ms: int = 0
     p95_duration_ms: int = 0
     p99_duration_ms: int = 0
+    settled_count: int = 0
+    sample_count: int = 0
 
 
 class WorkerRecord(msgspec.Struct, gc=False):
@@ -184,6 +189,29 @@ class WorkerRecord(msgspec.Struct, gc=False):
     total_task_duration_ms: int = 0
     avg_task_duration_ms: float = 0.0
     died: str | None = None
+    p50_duration_ms: int = 0
+    p95_duration_ms: int = 0
+    p99_duration_ms: int = 0
+    sample_count: int = 0
+
+
+class TemplateRecord(msgspec.Struct, gc=False):
+    """The steps of one kind: those that were made from one name template. Times are of completed steps' last attempts, `sample_count` of them; cached steps have none.
+
+    Averages and percentiles are exact: the record has every step.
+    """
+
+    template: str
+    task_count: int = 0
+    completed_count: int = 0
+    failed_count: int = 0
+    sample_count: int = 0
+    total_ns: int = 0
+    min_ns: int | None = None
+    max_ns: int | None = None
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
 
 
 class GateRecord(msgspec.Struct, gc=False):
@@ -288,6 +316,7 @@ class RunRecord(msgspec.Struct, gc=False):
     levels: list[LevelRecord] = []
     workers: list[WorkerRecord] = []
     gates: list[GateRecord] = []
+    templates: list[TemplateRecord] = []
     metrics: dict[str, Any] | None = None
     critical_path: CriticalPath | None = None
     wall: Wall | None = None
@@ -299,26 +328,78 @@ class RunRecord(msgspec.Struct, gc=False):
 
 
 class Progress(msgspec.Struct, gc=False):
-    """Counts of steps, each once; groups never count."""
+    """Counts of steps, each once; groups never count.
+
+    `done` are those with success, cached ones included; `failed`, `skipped` (not run) and `cancelled` are apart. `retries` counts tries after a step's first.
+    """
 
     done: int = 0
     total: int = 0
     failed: int = 0
     cached: int = 0
+    skipped: int = 0
+    cancelled: int = 0
+    retries: int = 0
 
 
 class OpenRecord(msgspec.Struct, gc=False):
-    """A span that is open now."""
+    """A span that is open now, or was when an interrupted run died. `attempt` is a step's."""
 
     kind: str
     name: str
     node_id: str | None
     worker_id: str | None
     elapsed_ms: int
+    attempt: int | None = None
+
+
+class FailedStep(msgspec.Struct, gc=False):
+    """A step that failed; `message` is the first line of its error's."""
+
+    node_id: str
+    name: str
+    outcome: str
+    type: str
+    message: str
+    where: str | None = None
+    attempts: int = 0
+    worker_id: str | None = None
+
+
+class TaskStatus(msgspec.Struct, gc=False):
+    """One step in `status --json --tasks`: its TaskMetrics and its times. `state` is its outcome, `cached`, or of a step without an outcome `pending`, `running` (created; a worker has it where `elapsed_ms` is known), `interrupted` or `not run`.
+
+    Times are those of the last attempt; `elapsed_ms` is how long a worker has had it now.
+    """
+
+    task_id: str
+    queue_wait_ms: int | None = None
+    execution_duration_ms: int | None = None
+    verification_duration_ms: int | None = None
+    total_duration_ms: int | None = None
+    name: str = ""
+    template: str | None = None
+    level: int | None = None
+    state: str = "pending"
+    outcome: str | None = None
+    cached: bool = False
+    attempts: int = 0
+    worker_id: str | None = None
+    scheduled_time: str | None = None
+    execution_start_time: str | None = None
+    execution_end_time: str | None = None
+    elapsed_ms: int | None = None
+    cpu_ms: int | None = None
+    peak_rss_bytes: int | None = None
+    error: str | None = None
 
 
 class StatusRecord(msgspec.Struct, gc=False):
-    """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives."""
+    """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives.
+
+    `eta_basis` says what `eta_ms` was reckoned from: `this run`, `earlier runs` or `both`. `failures` and `templates` have the first hundred.
+    `tasks` is never in the file: `status --json --tasks` adds it.
+    """
 
     schema_version: str
     exec_id: str
@@ -332,3 +413,8 @@ class StatusRecord(msgspec.Struct, gc=False):
     eta_ms: int | None = None
     experiment: str | None = None
     driver: str | None = None
+    eta_basis: str | None = None
+    start_time: str | None = None
+    failures: list[FailedStep] = []
+    templates: list[TemplateRecord] = []
+    tasks: list[TaskStatus] | msgspec.UnsetType = msgspec.UNSET

@@ -18,7 +18,7 @@ import os
 import socket
 from functools import lru_cache
 
-__all__ = ["driver_id", "holder_dead"]
+__all__ = ["driver_id", "holder_dead", "of_this_host"]
 
 # No system gives out more: `pid_t` is a signed 32-bit integer.
 _PIDS = 2**31
@@ -35,11 +35,17 @@ def driver_id(run: str = "") -> str:
     return f"{own}/{run}" if run else own
 
 
+def of_this_host(holder: str) -> bool:
+    """Whether the holder is, or was, a process of this host and boot, so that `holder_dead` can tell."""
+    fields = holder.split(":", 3)
+    return len(fields) == 4 and bool(fields[1]) and fields[:2] == [_host(), _boot_id()]
+
+
 def holder_dead(holder: str) -> bool:
     """Whether the holder is provably dead: of this host and boot, and its process is gone (or another has its pid)."""
-    fields = holder.split(":", 3)
-    if len(fields) != 4 or not fields[1] or fields[:2] != [_host(), _boot_id()]:
+    if not of_this_host(holder):
         return False
+    fields = holder.split(":", 3)
     start = fields[3].partition("/")[0]
     if not fields[2].isascii() or not fields[2].isdecimal() or len(fields[2]) > 10 or not start.isascii() or not start.isdecimal():
         return False

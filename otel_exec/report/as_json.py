@@ -14,7 +14,7 @@ import msgspec
 
 from otel_exec.report.table import Section, Table
 
-__all__ = ["as_json", "as_mapping"]
+__all__ = ["as_json", "as_mapping", "formatted"]
 
 
 def as_mapping(sections: Sequence[Section]) -> dict[str, Any]:
@@ -48,7 +48,12 @@ def as_json(sections: Sequence[Section], *, indent: int = 2) -> bytes:
     except UnicodeEncodeError:
         # A lone surrogate, from a file name say: valid JSON has a way to write it that many readers refuse.
         encoded = msgspec.json.encode(_without_surrogates(mapping))
-    text: str = msgspec.json.format(encoded, indent=indent).decode()
+    return formatted(encoded, indent=indent)
+
+
+def formatted(encoded: bytes, *, indent: int = 2) -> bytes:
+    """Return JSON indented (0: on one line), with nothing in it that a terminal obeys, ending in a newline."""
+    text: str = msgspec.json.format(encoded, indent=indent or -1).decode()
     return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", text).encode() + b"\n"
 
 

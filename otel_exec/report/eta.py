@@ -1,23 +1,40 @@
 """How long a run will still take, once there is a basis for it.
 
-What comes in: what is left, and mean durations by template, of this run or of earlier ones. What goes out: nanoseconds, or `None`. Pure.
+What comes in: what is left, and mean durations by template, of this run or of earlier ones. What goes out: nanoseconds and what they were reckoned from, or `None`. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["eta_ns"]
+import msgspec
+
+__all__ = ["BASES", "Eta", "basis_text", "eta"]
+
+# What an ETA was reckoned from, and how a report says it.
+BASES = {"this run": "from this run's steps", "earlier runs": "from earlier runs", "both": "from this run and earlier ones"}
 
 
-def eta_ns(
+class Eta(msgspec.Struct, frozen=True):
+    """The time that a run will still take; `basis` is a key of `BASES`."""
+
+    left_ns: int
+    basis: str
+
+
+def basis_text(basis: str | None) -> str:
+    """Return a basis in words, "" where there is none."""
+    return BASES.get(basis or "", "")
+
+
+def eta(
     pending: Mapping[str, int],
     running: Iterable[tuple[str, int]],
     means_ns: Mapping[str, float],
     *,
     workers: int,
     earlier_ns: Mapping[str, float] | None = None,
-) -> int | None:
+) -> Eta | None:
     """Return the time that the rest of a run is expected to take.
 
     The work left, each step at the mean of its template, is shared by the workers; it is never less than the longest single step left.
@@ -34,18 +51,23 @@ def eta_ns(
     Returns:
         `None` while less than half of the steps left have a basis.
     """
-    known = {**(earlier_ns or {}), **means_ns}
+    earlier = earlier_ns or {}
+    known = {**earlier, **means_ns}
     going = list(running)
     left = sum(pending.values()) + len(going)
     if not left:
-        return 0
-    with_basis = [(known[template], count) for template, count in pending.items() if template in known and count]
-    with_basis += [(known[template], 1) for template, _ in going if template in known]
+        return Eta(0, "this run")
+    with_basis = [(template, count) for template, count in pending.items() if template in known and count]
+    with_basis += [(template, 1) for template, _ in going if template in known]
     basis = sum(count for _, count in with_basis)
     if basis * 2 < left:
         return None
-    usual = sum(mean * count for mean, count in with_basis) / basis
+    usual = sum(known[template] * count for template, count in with_basis) / basis
     parts = [(known.get(template, usual), count) for template, count in pending.items() if count]
     parts += [(max(0.0, known.get(template, usual) - elapsed_ns), 1) for template, elapsed_ns in going]
     work = sum(each * count for each, count in parts)
-    return round(max(work / max(1, min(workers, left)), *(each for each, _ in parts)))
+    own = {template in means_ns for template, _ in with_basis}
+    return Eta(
+        left_ns=round(max(work / max(1, min(workers, left)), *(each for each, _ in parts))),
+        basis="both" if len(own) == 2 else "this run" if own == {True} else "earlier runs",
+    )

@@ -13,7 +13,10 @@ __all__ = ["ASCII", "UNICODE", "Look", "Signs"]
 
 
 class Signs(msgspec.Struct, frozen=True):
-    """The signs of a drawing. `eighths` are bars of one to seven eighths of a column, "" where there are none; `rest` is the unfilled part of a progress bar."""
+    """The signs of a drawing. `eighths` are bars of one to seven eighths of a column, "" where there are none; `rest` is the unfilled part of a progress bar.
+
+    `box`: the corners and crossings of a table from the top left, line by line, then its horizontal and its vertical line.
+    """
 
     bar: str
     eighths: str
@@ -24,10 +27,11 @@ class Signs(msgspec.Struct, frozen=True):
     arrow: str
     good: str
     bad: str
+    box: str
 
 
-UNICODE = Signs(bar="█", eighths="▏▎▍▌▋▊▉", rest="░", line="─", double_line="═", ellipsis="…", arrow="→", good="✓", bad="✗")
-ASCII = Signs(bar="#", eighths="", rest=".", line="-", double_line="=", ellipsis="...", arrow="->", good="+", bad="x")
+UNICODE = Signs(bar="█", eighths="▏▎▍▌▋▊▉", rest="░", line="─", double_line="═", ellipsis="…", arrow="→", good="✓", bad="✗", box="┌┬┐├┼┤└┴┘─│")
+ASCII = Signs(bar="#", eighths="", rest=".", line="-", double_line="=", ellipsis="...", arrow="->", good="+", bad="x", box="+++++++++-|")
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from otel_exec.report.durations import duration_text
+from otel_exec.report.eta import basis_text
 from otel_exec.report.look import Look
 from otel_exec.report.text_safety import display_width, first_line, pad, shorten
 
@@ -54,6 +55,7 @@ class ProgressView(msgspec.Struct, frozen=True):
     levels: Sequence[LevelProgress] = ()
     running: Sequence[RunningStep] = ()
     eta_ns: int | None = None
+    eta_basis: str | None = None
     note: str = ""
 
 
@@ -99,21 +101,31 @@ def progress_lines(view: ProgressView, look: Look, *, height: int = 24) -> list[
 
 
 def _headline(view: ProgressView, look: Look) -> str:
-    share = min(1.0, (view.done + view.failed) / view.total) if view.total else 1.0
-    times = [duration_text(view.elapsed_ns)]
+    share = min(1.0, view.done / view.total) if view.total else 1.0
+    times, basis = [duration_text(view.elapsed_ns)], ""
     # Less than a millisecond left while steps run means that they took longer than usual, and nobody knows how much longer.
     if view.eta_ns is not None and view.eta_ns >= _LEAST_ETA_NS:
         times.append(f"ETA {duration_text(view.eta_ns)}")
+        basis = basis_text(view.eta_basis)
     done = f"{int(share * 100)}%", f"{view.done:,}/{view.total:,}"
     failed = [f"{view.failed:,} failed"] if view.failed else []
     cached = [f"{view.cached:,} cached"] if view.cached else []
     # From the whole truth to what a narrow terminal has room for.
     tails = [
-        "  ".join(parts) for parts in ([*done, *failed, *cached, *times], [*done, *failed, *times], [*done, *failed, times[0]], [*done, *failed], [done[1]])
+        "  ".join(parts)
+        for parts in (
+            *([[*done, *failed, *cached, *times[:-1], f"{times[-1]} ({basis})"]] if basis else []),
+            [*done, *failed, *cached, *times],
+            [*done, *failed, *times],
+            [*done, *failed, times[0]],
+            [*done, *failed],
+            [done[1]],
+        )
     ]
     name = look.text(view.name)
     least = min(display_width(name), 12)
-    tail = next((tail for tail in tails if least + 2 + display_width(tail) <= look.width), tails[-1])
+    # What the ETA rests on is said where the bar has its room besides.
+    tail = next((tail for tail in tails if least + (_BAR + 4 if basis and tail is tails[0] else 2) + display_width(tail) <= look.width), tails[-1])
     spare = look.width - display_width(tail) - 4
     width = min(_BAR, spare - least)
     if width < 5:

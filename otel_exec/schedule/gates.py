@@ -98,6 +98,12 @@ class GateRound:
         """Whether every gate passed; only meaningful when `ended`."""
         return len(self.results) == len(self._gates) and all(result.outcome == Outcome.SUCCESS for result in self.results)
 
+    @property
+    def running(self) -> tuple[str, int] | None:
+        """The gate that runs now and since when, nanoseconds since the Unix epoch."""
+        running = self._running
+        return None if running is None or self.ended else (running[0].name, running[1])
+
     def stop(self, *, kill: bool = False) -> None:
         """Ask the gate that runs now to end; no further one is started. With `kill` its processes are killed, and a function is waited for no longer."""
         with self._lock:

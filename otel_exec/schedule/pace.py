@@ -17,12 +17,17 @@ class Pace:
     def __init__(self, interval_ns: int, share: float) -> None:
         self.interval_ns = interval_ns
         self.share = share
-        self.due_ns = 0
+        self.due_ns = self.afforded_ns = 0
 
     def due(self, now_ns: int) -> bool:
         """Return whether it may be done now."""
         return now_ns >= self.due_ns
 
+    def affords(self, now_ns: int) -> bool:
+        """Return whether it may be done now though its interval has not passed: as often as its share allows."""
+        return now_ns >= self.afforded_ns
+
     def done(self, began_ns: int, ended_ns: int) -> None:
         """It was done, and took from `began_ns` to `ended_ns`."""
-        self.due_ns = ended_ns + max(self.interval_ns, int((ended_ns - began_ns) / self.share))
+        self.afforded_ns = ended_ns + int((ended_ns - began_ns) / self.share)
+        self.due_ns = max(ended_ns + self.interval_ns, self.afforded_ns)

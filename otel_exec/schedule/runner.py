@@ -86,7 +86,7 @@ class RunnerParts:
 class Runner:
     """Runs one plan to its end.
 
-    `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index, in the order in which
+    `levels_ended` counts those that have closed. `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index, in the order in which
     they settled, `last_words` the tail of what it had printed.
     """
 
@@ -118,6 +118,7 @@ class Runner:
         self._timers: list[tuple[int, int, str, int, int]] = []
         self._sequence = itertools.count()
         self._journal: list[JournalLine] = []
+        self.levels_ended = 0
         self._failed_levels: set[int] = set()
         self._gate_round: GateRound | None = None
         self._cancel_asked: str | None = None
@@ -162,6 +163,11 @@ class Runner:
         for notice in self.parts.executor.stop(0.0 if self._at_once else self.parts.grace_s):
             self._take(notice)
         self._flush()
+
+    @property
+    def gate(self) -> tuple[str, int] | None:
+        """The gate that runs now and since when, nanoseconds since the Unix epoch."""
+        return None if self._gate_round is None else self._gate_round.running
 
     # Events.
 
@@ -258,6 +264,7 @@ class Runner:
         elif isinstance(instruction, CloseLevel):
             outcome = Outcome.FAILURE if instruction.level in self._failed_levels else Outcome.SUCCESS
             parts.spans.close_level(instruction.level, instruction.start_ns, instruction.at_ns, outcome)
+            self.levels_ended += 1
         elif isinstance(instruction, SetTimer):
             if instruction.why == "backoff":
                 kept = self.attempts.kept[instruction.index]

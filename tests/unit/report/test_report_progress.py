@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from otel_exec.report.eta import eta_ns
+from otel_exec.report.eta import Eta, eta
 from otel_exec.report.look import ASCII, UNICODE, Look
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
@@ -31,7 +31,7 @@ def view(**more) -> ProgressView:
 def test_the_block_says_how_far_what_runs_and_how_long_it_will_take():
     """A headline with bar, counts, time and ETA; the levels that are not finished; the running steps, longest first, with attempt and phase."""
     assert progress_lines(view(), Look(80)) == [
-        "lm_pipeline  ##########........  58%  6/12  1 failed  2 cached  3m46s  ETA 2m30s",
+        "lm_pipeline  #########.........  50%  6/12  1 failed  2 cached  3m46s  ETA 2m30s",
         "  level 2: 2/5 done, 2 running",
         "  level 3: 0/3 done",
         "  1m30s  tokenize/日本 (attempt 2)",
@@ -51,6 +51,12 @@ def test_an_eta_of_nothing_is_not_told(left_ns):
     """Steps that took longer than usual have used up what was expected of them: nobody knows how long they will still take."""
     assert "ETA" not in progress_lines(view(eta_ns=left_ns), Look(200))[0]
     assert "ETA 1.0ms" in progress_lines(view(eta_ns=1_000_000), Look(200))[0]
+
+
+def test_what_an_eta_rests_on_is_said_where_there_is_room():
+    """At 120 columns the headline says where the ETA comes from; at 80 the bar keeps its room."""
+    assert progress_lines(view(eta_basis="earlier runs"), Look(120))[0].endswith("ETA 2m30s (from earlier runs)")
+    assert progress_lines(view(eta_basis="earlier runs"), Look(80))[0].endswith("ETA 2m30s")
 
 
 @pytest.mark.parametrize("width", [*range(10, 60), 80, 200])
@@ -102,27 +108,28 @@ def test_output_has_the_steps_name_in_front_of_each_line():
 
 def test_eta_shares_the_work_left_among_the_workers():
     """Four steps of 10 s and one that has run for 4 s of its 10 are 46 s of work: 23 s for two workers."""
-    assert eta_ns({"t": 4}, [("t", 4 * S)], {"t": 10 * S}, workers=2) == 23 * S
+    assert eta({"t": 4}, [("t", 4 * S)], {"t": 10 * S}, workers=2).left_ns == 23 * S
 
 
 def test_eta_is_never_less_than_the_longest_step_left():
     """A hundred workers don't make one step faster."""
-    assert eta_ns({"t": 3, "big": 1}, [], {"t": S, "big": 60 * S}, workers=100) == 60 * S
+    assert eta({"t": 3, "big": 1}, [], {"t": S, "big": 60 * S}, workers=100).left_ns == 60 * S
 
 
 def test_eta_needs_a_basis_for_half_of_what_is_left():
     """Without means there is none; earlier runs are a basis too; what has none of its own takes the usual."""
-    assert eta_ns({"t": 4}, [], {}, workers=1) is None
-    assert eta_ns({"t": 4, "u": 5}, [], {"t": S}, workers=1) is None
-    assert eta_ns({"t": 4}, [], {}, workers=1, earlier_ns={"t": S}) == 4 * S
-    assert eta_ns({"t": 4}, [], {"t": 2 * S}, workers=1, earlier_ns={"t": S}) == 8 * S
-    assert eta_ns({"t": 4, "u": 4}, [], {"t": S}, workers=1) == 8 * S
+    assert eta({"t": 4}, [], {}, workers=1) is None
+    assert eta({"t": 4, "u": 5}, [], {"t": S}, workers=1) is None
+    assert eta({"t": 4}, [], {}, workers=1, earlier_ns={"t": S}) == Eta(4 * S, "earlier runs")
+    assert eta({"t": 4}, [], {"t": 2 * S}, workers=1, earlier_ns={"t": S}) == Eta(8 * S, "this run")
+    assert eta({"t": 4, "u": 1}, [], {"t": S}, workers=1, earlier_ns={"u": S}) == Eta(5 * S, "both")
+    assert eta({"t": 4, "u": 4}, [], {"t": S}, workers=1).left_ns == 8 * S
 
 
 def test_eta_of_nothing_left_is_zero_and_overdue_steps_count_for_nothing():
     """A step that runs longer than usual doesn't take time back."""
-    assert eta_ns({}, [], {}, workers=4) == 0
-    assert eta_ns({"t": 0}, [("t", 99 * S)], {"t": S}, workers=4) == 0
+    assert eta({}, [], {}, workers=4).left_ns == 0
+    assert eta({"t": 0}, [("t", 99 * S)], {"t": S}, workers=4).left_ns == 0
 
 
 class Screen:

@@ -1,0 +1,334 @@
+"""A run's status as it is now: what its driver last wrote, or of a run whose driver is gone what it left behind.
+
+What comes in: what a person typed as RUN, and the present instant. What goes out: a `StatusRecord`, whatever moment the run's files are met in.
+Reads status.json alone where that says enough; journal, spool and mapped memory (`spans/*.open`) where it does not. Writes nothing, imports no OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from otel_exec.clock import from_iso
+from otel_exec.errors import RecordError
+from otel_exec.record import locks, storage
+from otel_exec.record.find import STATUS_JSON, find_run
+from otel_exec.record.journal import JOURNAL
+from otel_exec.record.model import OpenRecord, RunRecord, StatusRecord, StepRecord, TaskStatus
+from otel_exec.record.record_file import read_record
+from otel_exec.record.status_file import read_status
+from otel_exec.report.steps import outcome_word
+from otel_exec.report.text_safety import first_line
+from otel_exec.semconv import Kind
+from otel_exec.spans.open_spans import OPEN_SUFFIX, OpenEntry, read_open
+
+__all__ = ["RunPlace", "gone", "locate", "status_now"]
+
+_MS = 1_000_000
+_WORKER_FILE = "worker-"
+
+
+class _Head(msgspec.Struct):
+    run_folder: str
+    exec_id: str
+    schema_version: str = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run lies: its folder, and the record that was named where that lies elsewhere (a copy, or one whose folder is gone)."""
+
+    folder: str
+    record_path: str
+
+    @property
+    def status_path(self) -> str:
+        """Where its status.json is, or would be."""
+        return self.folder + STATUS_JSON
+
+
+def locate(run: str | None, *, prefix: str) -> RunPlace:
+    """Return where the run is that RUN names (as `record.find.find_run` finds it).
+
+    Raises:
+        RecordError: there is no such run.
+    """
+    path = find_run(run, prefix=prefix)
+    if storage.is_remote(path):
+        folder = path.rpartition("/")[0] if path.endswith(".json") else path
+        return RunPlace(folder, path)
+    if os.path.isdir(path):
+        return RunPlace(path, os.path.join(path, "run.json"))
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.exists(os.path.join(folder, "journal.jsonl")):  # a copy, as the one in the working directory is
+        head = read_record(path, _Head)
+        if os.path.isdir(head.run_folder):
+            folder = os.path.abspath(head.run_folder)
+    return RunPlace(folder, path)
+
+
+def gone(place: RunPlace) -> bool:
+    """Return whether the run's folder and the record that was named are both gone."""
+    return not (storage.exists(place.folder) or storage.exists(place.record_path))
+
+
+def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRecord:
+    """Return the run's status.
+
+    Args:
+        place: where the run is.
+        now_ns: the present instant, nanoseconds since the Unix epoch: elapsed times of a run that goes on are up to it.
+        tasks: whether the status has `tasks`, which takes reading the whole record.
+
+    Raises:
+        RecordError: nothing that can be read is there.
+    """
+    known = read_status(place.folder)
+    if known is not None and known.state == "running":
+        if _driver_gone(known, place, now_ns):
+            return _left_behind(place, known, now_ns, tasks=tasks)
+        return _going_on(place, known, now_ns, tasks=tasks)
+    if known is not None and not tasks:
+        return known
+    # Of a run that ended the record is whole; one without a status that can be read is made anew.
+    record = _record(place, alive=known is None and _young(place))
+    status = _of_record(record, place, known, now_ns)
+    if tasks:
+        status.tasks = _task_rows(record, now_ns)
+    return status
+
+
+def _young(place: RunPlace) -> bool:
+    """Whether the run's driver may be about to write its first status: nobody has said yet who it is."""
+    return not storage.exists(place.status_path)
+
+
+def _driver_gone(status: StatusRecord, place: RunPlace, now_ns: int) -> bool:
+    """Return whether the driver is gone: provably, or (it is another host's) by silence, as with locks."""
+    if not status.driver or locks.holder_dead(status.driver):
+        return True
+    if locks.of_this_host(status.driver):
+        return False
+    heard_s = max((from_iso(status.updated_at) or 0) / 1e9, _journal_s(place))
+    return now_ns / 1e9 - heard_s > locks.STALE_S
+
+
+def _journal_s(place: RunPlace) -> float:
+    """Return when the journal was last written, Unix seconds: of a large run that is more often than its status."""
+    try:
+        return storage.modified_s(place.folder + JOURNAL) or 0.0
+    except OSError:
+        return 0.0
+
+
+def _record(place: RunPlace, *, alive: bool) -> RunRecord:
+    """Return the run's record: as it ended, or made anew from the journal and the spool."""
+    try:
+        record = read_record(os.path.join(place.folder, "run.json"))
+    except RecordError:
+        record = read_record(place.record_path)
+    if record.outcome == "running" and os.path.isdir(place.folder):
+        from otel_exec.complete import rebuild  # most questions are answered without it, in half the time
+
+        return rebuild(place.folder, alive=alive)
+    return record
+
+
+def _of_record(record: RunRecord, place: RunPlace, known: StatusRecord | None, now_ns: int) -> StatusRecord:
+    """Return the status that a record gives; that of a dead run names what was open."""
+    from otel_exec.complete import status_of
+
+    ended_ns = from_iso(record.end_time)
+    at_ns = now_ns if ended_ns is None else ended_ns
+    opened = _left_open(record, place.folder, at_ns, known) if record.outcome == "interrupted" else []
+    status = status_of(record, now_ns=at_ns, opened=opened, eta=None, driver=known.driver if known is not None else None)
+    if record.outcome == "running" and not _young(place):
+        status.state = "interrupted"
+    return status
+
+
+# A run that goes on.
+
+
+def _going_on(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bool) -> StatusRecord:
+    """Return what the driver last wrote, with the time that has passed since; with tasks, all counts are those of the journal, which is ahead."""
+    status = known
+    if tasks:
+        from otel_exec.complete import rebuild, status_of
+
+        record = rebuild(place.folder, alive=True)
+        status = status_of(record, now_ns=now_ns, opened=known.open, eta=None, driver=known.driver)
+        status.eta_ms, status.eta_basis, status.updated_at, status.state = known.eta_ms, known.eta_basis, known.updated_at, known.state
+        status.tasks = _task_rows(record, now_ns)
+        _advance(status, known, now_ns)
+    else:
+        _advance(status, known, now_ns)
+    status.open = _open_now(place.folder, status.open, now_ns)
+    return status
+
+
+def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
+    """Let elapsed times go on to the present: uptimes of workers that have not stopped, the run's, what is open, the ETA."""
+    heard_ns = from_iso(known.updated_at)
+    passed_ms = 0 if heard_ns is None else max(0, now_ns - heard_ns) // _MS
+    uptimes: dict[str, int] = {}
+    for worker in status.workers:
+        started_ns = from_iso(worker.started_at)
+        if worker.stopped_at is None and started_ns is not None:
+            worker.uptime_ms = max(worker.uptime_ms, (now_ns - started_ns) // _MS)
+        uptimes[worker.worker_id] = worker.uptime_ms
+    metrics = status.metrics
+    if metrics is not None:
+        total_ms = metrics.get("total_duration_ms")
+        if isinstance(total_ms, int):
+            metrics["total_duration_ms"] = total_ms + (passed_ms if status is known else 0)
+        rows = metrics.get("worker_metrics")
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and row.get("worker_id") in uptimes:
+                row["uptime_ms"] = uptimes[row["worker_id"]]
+    for span in status.open:
+        span.elapsed_ms += passed_ms
+    if status.eta_ms is not None:
+        status.eta_ms = max(0, status.eta_ms - passed_ms)
+
+
+def _open_now(folder: str, known: list[OpenRecord], now_ns: int) -> list[OpenRecord]:
+    """Return what is open, with what mapped memory says of the steps in hand: that is of this moment, where workers tell the driver once a second."""
+    tables = _open_tables(folder)
+    steps = [span for span in known if span.kind == Kind.STEP]
+    inside = _inside(tables, {span.node_id or "": span.worker_id for span in steps}, now_ns)
+    opened = [span for span in known if span.kind not in {Kind.STEP, Kind.PHASE}]
+    for span in steps:
+        opened.append(span)
+        if inside is None:  # no memory to look into: another host's, or Ray's
+            opened += [each for each in known if each.kind == Kind.PHASE and each.node_id == span.node_id]
+        else:
+            opened += inside.get(span.node_id or "", ())
+    return opened
+
+
+# A run whose driver is gone.
+
+
+def _left_behind(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bool) -> StatusRecord:
+    """Return the status of a run that died: its numbers made anew, and what was open."""
+    try:
+        record = _record(place, alive=False)
+    except RecordError:
+        known.state, known.eta_ms, known.eta_basis = "interrupted", None, None
+        return known
+    status = _of_record(record, place, known, now_ns)
+    if tasks:
+        status.tasks = _task_rows(record, now_ns)
+    return status
+
+
+def _left_open(record: RunRecord, folder: str, at_ns: int, known: StatusRecord | None) -> list[OpenRecord]:
+    """Return the steps that workers had when the run died, and what was open in them, as of the last sign of life."""
+    began_ns = int(record.start_time_unix_nano) if record.start_time_unix_nano.isdecimal() else 0
+    steps: list[tuple[StepRecord, OpenRecord]] = []
+    for step in record.steps:
+        last = step.attempts[-1] if step.attempts else None
+        ended = step.outcome is not None and not (step.error is not None and step.error.type == "interrupted")
+        if step.group or last is None or ended or last.claimed_ns is None:
+            continue
+        if last.outcome is not None and not (last.error is not None and last.error.type == "interrupted"):
+            continue  # between two tries
+        elapsed_ms = max(0, at_ns - began_ns - last.claimed_ns) // _MS
+        steps.append((step, OpenRecord(Kind.STEP, step.name, step.node_id, last.worker_id, elapsed_ms, last.attempt)))
+    inside = _inside(_open_tables(folder), {step.node_id: span.worker_id for step, span in steps}, at_ns) or {}
+    opened: list[OpenRecord] = []
+    for step, span in steps:
+        opened.append(span)
+        # Without a table (another host's, or taken away since) what its worker last told the driver.
+        told = [each for each in known.open if each.kind != Kind.STEP and each.node_id == step.node_id] if known is not None else []
+        opened += inside.get(step.node_id) or told
+    return opened
+
+
+# Mapped memory.
+
+
+def _open_tables(folder: str) -> list[tuple[str, OpenEntry]]:
+    """Return what is open according to the tables of all writers: the writer's name, and the span."""
+    spans = os.path.join(folder, "spans")
+    try:
+        names = sorted(name for name in os.listdir(spans) if name.endswith(OPEN_SUFFIX))
+    except OSError:
+        return []
+    return [(name.removesuffix(OPEN_SUFFIX), entry) for name in names for entry in read_open(os.path.join(spans, name))]
+
+
+def _inside(tables: list[tuple[str, OpenEntry]], workers: dict[str, str | None], at_ns: int) -> dict[str, list[OpenRecord]] | None:
+    """Return what is open inside of steps, by node id, oldest first; `None` where there are no tables.
+
+    Args:
+        tables: what `_open_tables` gave.
+        workers: of each step in hand, by node id, the worker that has it: what another worker's table says of the step is of an earlier try.
+        at_ns: until when elapsed times go.
+    """
+    if not tables:
+        return None
+    by_id = {entry.span_id: (writer, entry) for writer, entry in tables}
+    found: dict[str, list[OpenRecord]] = {}
+    for writer, entry in sorted(tables, key=lambda pair: pair[1].start_ns):
+        top_writer, top = writer, entry
+        for _ in range(len(by_id)):  # a table that others can write to may hold circles
+            above = by_id.get(top.parent_span_id)
+            if above is None:
+                break
+            top_writer, top = above
+        if top.node_id not in workers or (entry is top and entry.kind == Kind.TASK):
+            continue
+        worker_id = workers[top.node_id]
+        if top_writer.startswith(_WORKER_FILE) and top_writer != f"{_WORKER_FILE}{worker_id}":
+            continue
+        own = writer.removeprefix(_WORKER_FILE) if writer.startswith(_WORKER_FILE) else worker_id
+        found.setdefault(top.node_id, []).append(OpenRecord(entry.kind, entry.name, top.node_id, own, max(0, at_ns - entry.start_ns) // _MS))
+    return found
+
+
+# Tasks.
+
+
+def _task_rows(record: RunRecord, now_ns: int) -> list[TaskStatus]:
+    """Return every step's TaskMetrics and times, in the order of the plan; groups are no tasks."""
+    began_ns = int(record.start_time_unix_nano) if record.start_time_unix_nano.isdecimal() else None
+    return [_task_row(step, record, began_ns, now_ns) for step in record.steps if not step.group]
+
+
+def _task_row(step: StepRecord, record: RunRecord, began_ns: int | None, now_ns: int) -> TaskStatus:
+    from otel_exec.metrics import task_metrics
+
+    last = step.attempts[-1] if step.attempts else None
+    elapsed_ms = None
+    if record.outcome == "running" and began_ns is not None and last is not None and last.claimed_ns is not None and last.outcome is None:
+        elapsed_ms = max(0, now_ns - began_ns - last.claimed_ns) // _MS
+    metrics: dict[str, Any] = task_metrics(step).to_dict()
+    return TaskStatus(
+        **metrics,
+        name=step.name,
+        template=step.template,
+        level=step.level,
+        state=outcome_word(step, over=record.outcome != "running"),
+        outcome=step.outcome,
+        cached=step.cached,
+        attempts=len(step.attempts),
+        worker_id=last.worker_id if last is not None else None,
+        scheduled_time=step.scheduled_time,
+        execution_start_time=step.execution_start_time,
+        execution_end_time=step.execution_end_time,
+        elapsed_ms=elapsed_ms,
+        cpu_ms=None if last is None or last.cpu_ns is None else last.cpu_ns // _MS,
+        peak_rss_bytes=last.peak_rss_bytes if last is not None else None,
+        error=_said(step),
+    )
+
+
+def _said(step: StepRecord) -> str | None:
+    if step.error is None:
+        return None
+    return f"{step.error.type}: {first_line(step.error.message)}"
