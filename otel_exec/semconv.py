@@ -79,6 +79,7 @@ class Kind(StrEnum):
     STORE = "store"
     BACKOFF = "backoff"
     PHASE = "phase"
+    FAN_OUT = "fan_out"
     GATE = "gate"
     WORKER = "worker"
     WORKER_INIT = "worker_init"
@@ -104,6 +105,7 @@ EXEC_PEAK_RSS: Final = "exec.memory.peak_rss"
 EXEC_LOCK_HOLDER: Final = "exec.lock.holder"
 # What the user's code calls its execution, where that is not the run.
 FOREIGN_EXEC_ID: Final = "exec_id"
+EXEC_ITEMS: Final = "exec.items"
 NODE_ID: Final = "node.id"
 NODE_NAME: Final = "node.name"
 ERROR_TYPE: Final = "error.type"
@@ -143,9 +145,9 @@ class Attribute:
     on: str = "span"
 
 
-_PARTS = (Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE)
+_PARTS = (Kind.WAIT, Kind.QUEUE, Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.BACKOFF, Kind.PHASE, Kind.FAN_OUT)
 _STEPLIKE = (Kind.STEP, *_PARTS)
-_ON_WORKERS = (Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.PHASE)
+_ON_WORKERS = (Kind.LOAD, Kind.TASK, Kind.VERIFY, Kind.STORE, Kind.PHASE, Kind.FAN_OUT)
 # `load` and `store` have an outcome only where their worker died in them.
 _WITH_OUTCOME = (Kind.RUN, Kind.LEVEL, Kind.GATE, Kind.STEP, *_ON_WORKERS, Kind.WORKER)
 _WITH_ERROR = tuple(kind for kind in _WITH_OUTCOME if kind is not Kind.LEVEL)
@@ -170,10 +172,11 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes, where its process runs one task at a time.", 104_857_600, (Kind.TASK,)),
     Attribute(EXEC_LOCK_HOLDER, "string", "Who held the step's lock.", "host:boot:4711:1700000000", (Kind.WAIT,)),
     Attribute(FOREIGN_EXEC_ID, "string", "The execution id that the user's code gave, where it is not the run's.", "workflow-17", (Kind.PHASE,)),
+    Attribute(EXEC_ITEMS, "int", "How many items a call of `map_tasks` was given.", 16, (Kind.FAN_OUT,)),
     Attribute(NODE_ID, "string", "The step's node id, `<name>-<hash>`; of a phase under an id of its own, that.", "tokenize/wiki-1f6e23", _STEPLIKE),
     Attribute(NODE_NAME, "string", "The step's name.", "tokenize/wiki", _STEPLIKE),
     Attribute(ERROR_TYPE, "string", "The exception's qualified name, or one of our words.", "ValueError", _WITH_ERROR, "stable"),
-    Attribute(CODE_FUNCTION, "string", "The function's qualified name.", "exp._tokenize", (Kind.TASK,), "stable"),
+    Attribute(CODE_FUNCTION, "string", "The function's qualified name.", "exp._tokenize", (Kind.TASK, Kind.FAN_OUT), "stable"),
     Attribute(CODE_FILE, "string", "The file that holds the function.", "exp.py", (Kind.TASK,), "stable"),
     Attribute(CODE_LINE, "int", "The function's first line.", 12, (Kind.TASK,), "stable"),
     Attribute("service.name", "string", "`OTEL_SERVICE_NAME`, else the experiment's name.", "demo", stability="stable", on="resource"),

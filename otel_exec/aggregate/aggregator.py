@@ -32,7 +32,7 @@ from otel_exec.semconv import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+    from otel_exec.aggregate.folds import ItemsFold, TaskSums
     from otel_exec.record.model import RunRecord, StepRecord
     from otel_exec.record.run_store import JournalLine
     from otel_exec.spans.span_record import SpanRecord
@@ -62,10 +62,8 @@ class Aggregator:
         self.record = skeleton
         self.start_ns = int(skeleton.start_time_unix_nano)
         self.steps: dict[str, StepRecord] = {step.node_id: step for step in skeleton.steps}
-        self.phases: dict[tuple[str, int], dict[str, PhaseFold]] = {}
+        self.sums: dict[tuple[str, int], TaskSums] = {}
         self.items: dict[tuple[str, int], ItemsFold] = {}
-        self.nodes: dict[tuple[str, int], Mapping[str, dict[str, PhaseFold]]] = {}
-        self.tokens: dict[tuple[str, int], Mapping[str, int]] = {}
         self.workers: dict[str, WorkerRecord] = {worker.worker_id: worker for worker in skeleton.workers}
         self.levels: dict[int, LevelRecord] = {level.level: level for level in skeleton.levels}
         self.gates: dict[str, GateRecord] = {gate.span_id or str(index): gate for index, gate in enumerate(skeleton.gates)}
@@ -293,29 +291,15 @@ class Aggregator:
 
     # Folds, from workers.
 
-    def fold(
-        self,
-        node_id: str,
-        attempt: int,
-        phases: dict[str, PhaseFold],
-        *,
-        items: ItemsFold | None = None,
-        nodes: Mapping[str, dict[str, PhaseFold]] | None = None,
-        tokens: Mapping[str, int] | None = None,
-    ) -> None:
-        """Take in the folded phases of one attempt; the same attempt again replaces what was there."""
+    def fold(self, node_id: str, attempt: int, sums: TaskSums, *, items: ItemsFold | None = None) -> None:
+        """Take in the sums of one attempt's tasks; the same attempt again replaces what was there."""
         key = (node_id, attempt)
-        if phases:
-            self.phases[key] = phases
+        self.sums[key] = sums
         if items is not None:
             for sign, fold in ((-1, self.items.get(key)), (1, items)):
                 for worker_id, busy_ns in fold.helped_ns.items() if fold is not None else ():
                     self._helped_ns[worker_id] = self._helped_ns.get(worker_id, 0) + sign * busy_ns
             self.items[key] = items
-        if nodes:
-            self.nodes[key] = nodes
-        if tokens:
-            self.tokens[key] = tokens
 
     def busy_ns(self, worker_id: str) -> int:
         """Return how long a worker ran tasks and, while it had none of its own, items of others' fan-outs: the union, since it runs one thing at a time."""

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, NodeFold, PhaseFold, TaskSums
 from otel_exec.clock import to_iso
 from otel_exec.record.model import (
     ItemsRecord,
     LevelRecord,
+    NodeAttempt,
     NodeRecord,
     PhaseRecord,
     StepRecord,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.plan.graph import Plan
@@ -92,51 +93,52 @@ def _items_record(fold: ItemsFold) -> ItemsRecord:
     )
 
 
-def _merged(folds: Iterable[Mapping[str, PhaseFold]]) -> dict[str, PhaseFold]:
-    merged: dict[str, PhaseFold] = {}
-    for attempt in folds:
-        for name, fold in attempt.items():
-            merged.setdefault(name, PhaseFold()).merge(fold)
-    return merged
+def _step_sums(aggregator: Aggregator) -> None:
+    """Put what was folded of steps into their records: of each attempt its own, of the step all attempts'."""
+    steps = aggregator.steps
+    merged: dict[str, TaskSums] = {}
+    for (node_id, number), sums in sorted(aggregator.sums.items()):
+        if node_id in steps:
+            attempt = aggregator.attempt(steps[node_id], number)
+            attempt.node_time_ns, attempt.phases = sums.time_ns, phase_records(sums.phases)
+            merged.setdefault(node_id, TaskSums()).merge(sums)
+    for node_id, sums in merged.items():
+        step = steps[node_id]
+        step.node_time_ns, step.phases, step.token_usage = sums.time_ns, phase_records(sums.phases), sums.tokens
 
 
 def _nodes(aggregator: Aggregator) -> list[NodeRecord]:
-    by_node: dict[str, list[dict[str, PhaseFold]]] = {}
-    for nodes in aggregator.nodes.values():
-        for node_id, folds in nodes.items():
-            by_node.setdefault(node_id, []).append(folds)
-    records = []
-    for node_id, attempts in sorted(by_node.items()):
-        merged = _merged(attempts)
-        records.append(NodeRecord(node_id, name=node_id, total_ns=sum(fold.share_ns for fold in merged.values()), phases=phase_records(merged)))
-    return records
+    """Return the nodes that are no steps: ids of phases, and tasks under no step (an execution's own)."""
+    records: dict[str, NodeRecord] = {}
+    merged: dict[str, NodeFold] = {}
+
+    def add(node_id: str, total_ns: int, fold: NodeFold, attempt: tuple[str, int]) -> None:
+        record = records.setdefault(node_id, NodeRecord(node_id, name=node_id))
+        record.total_ns += total_ns
+        merged.setdefault(node_id, NodeFold()).merge(fold)
+        record.attempts.append(NodeAttempt(*attempt, total_ns=total_ns, phases=phase_records(fold.phases)))
+
+    for key, sums in sorted(aggregator.sums.items()):
+        if key[0] not in aggregator.steps:
+            add(key[0], sums.time_ns, NodeFold(sums.phases, sums.tokens), key)
+        for node_id, fold in sums.nodes.items():
+            add(node_id, sum(phase.share_ns for phase in fold.phases.values()), fold, key)
+    for node_id, fold in merged.items():
+        records[node_id].phases, records[node_id].token_usage = phase_records(fold.phases), fold.tokens
+    return [records[node_id] for node_id in sorted(records)]
 
 
 def render(aggregator: Aggregator) -> RunRecord:
     """Put what was folded so far into the aggregator's record, and return it: phases, items, nodes, levels, workers, gates."""
     record = aggregator.record
     steps = aggregator.steps
-    by_node: dict[str, list[dict[str, PhaseFold]]] = {}
-    for (node_id, number), folds in sorted(aggregator.phases.items()):
-        if node_id in steps:
-            by_node.setdefault(node_id, []).append(folds)
-            aggregator.attempt(steps[node_id], number).phases = phase_records(folds)
-    for node_id, attempts in by_node.items():
-        steps[node_id].phases = phase_records(_merged(attempts))
+    _step_sums(aggregator)
     items: dict[str, ItemsFold] = {}
     for (node_id, _), fold in aggregator.items.items():
         items.setdefault(node_id, ItemsFold()).merge(fold)
     for node_id, fold in items.items():
         if node_id in steps:
             steps[node_id].items = _items_record(fold)
-    usage: dict[str, dict[str, int]] = {}
-    for (node_id, _), tokens in aggregator.tokens.items():
-        of_step = usage.setdefault(node_id, {})
-        for name, count in tokens.items():
-            of_step[name] = of_step.get(name, 0) + count
-    for node_id, of_step in usage.items():
-        if node_id in steps:
-            steps[node_id].token_usage = of_step
     record.nodes = _nodes(aggregator)
     for step in record.steps:
         if step.level is not None and step.level not in aggregator.levels:

@@ -10,7 +10,7 @@ import msgspec
 
 from otel_exec.aggregate.histogram import Histogram
 
-__all__ = ["ItemsFold", "PhaseFold"]
+__all__ = ["ItemsFold", "NodeFold", "PhaseFold", "TaskSums"]
 
 
 class PhaseFold(msgspec.Struct):
@@ -44,6 +44,49 @@ class PhaseFold(msgspec.Struct):
             self.max_ns = other.max_ns if self.max_ns is None else max(self.max_ns, other.max_ns)
         self.errors += other.errors
         self.samples.merge(other.samples)
+
+
+class NodeFold(msgspec.Struct):
+    """The phases of a node id that is no step's, within the tasks that they ran in, and the tokens that they gave."""
+
+    phases: dict[str, PhaseFold] = msgspec.field(default_factory=dict)
+    tokens: dict[str, int] = msgspec.field(default_factory=dict)
+
+    def merge(self, other: NodeFold) -> None:
+        """Add another fold of the same node to this one."""
+        _merge_phases(self.phases, other.phases)
+        _add(self.tokens, other.tokens)
+
+
+class TaskSums(msgspec.Struct):
+    """What a task (or several: a step's and its items') came to.
+
+    `time_ns`: from start to end, less the time in which it did nothing but wait in `map_tasks`. Shares of `phases` and what no phase covered add up to it exactly.
+    `phases` are its own by name, other nodes' as one row; `nodes` are those by node id; `tokens` its own phases' tokens by name.
+    """
+
+    time_ns: int = 0
+    phases: dict[str, PhaseFold] = msgspec.field(default_factory=dict)
+    tokens: dict[str, int] = msgspec.field(default_factory=dict)
+    nodes: dict[str, NodeFold] = msgspec.field(default_factory=dict)
+
+    def merge(self, other: TaskSums) -> None:
+        """Add another task's sums to these."""
+        self.time_ns += other.time_ns
+        _merge_phases(self.phases, other.phases)
+        _add(self.tokens, other.tokens)
+        for node_id, fold in other.nodes.items():
+            self.nodes.setdefault(node_id, NodeFold()).merge(fold)
+
+
+def _merge_phases(into: dict[str, PhaseFold], folds: dict[str, PhaseFold]) -> None:
+    for name, fold in folds.items():
+        into.setdefault(name, PhaseFold()).merge(fold)
+
+
+def _add(into: dict[str, int], counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        into[name] = into.get(name, 0) + count
 
 
 class ItemsFold(msgspec.Struct):

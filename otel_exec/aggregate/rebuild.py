@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import fold_task
 from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, Kind, Outcome
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["fold_task_spans", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
+# What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
+_INSIDE = frozenset({Kind.PHASE, Kind.FAN_OUT, ""})
 
 
 def spans_of_attempt(
@@ -68,11 +70,11 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
     homes: dict[str, str] = {}
     of_task: dict[str, list[SpanRecord]] = {}
     for span in by_id.values():
-        if span.kind in {Kind.PHASE, ""}:  # phases, and spans of the user's own that phases may lie under
+        if span.kind in _INSIDE:
             home = _task_above(span, by_id, homes)
             if home:
                 of_task.setdefault(home, []).append(span)
-    folded: dict[tuple[str, int], _Folded] = {}
+    folded: dict[tuple[str, int], TaskSums] = {}
     items: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
     helped: dict[tuple[str, int], dict[str, int]] = {}
     for task_id, task in tasks.items():
@@ -84,7 +86,7 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
         node_id, number = outer.attributes.get(NODE_ID), outer.attributes.get(EXEC_ATTEMPT)
         if not isinstance(node_id, str) or not isinstance(number, int) or outer.attributes.get(EXEC_TASK_ID) != node_id:
             continue
-        folded.setdefault((node_id, number), _Folded()).add(task, of_task.get(task_id, ()))
+        folded.setdefault((node_id, number), TaskSums()).merge(fold_task(task, of_task.get(task_id, ())).sums)
         if task is not outer:
             # Tries at one item share its caller, function and number.
             item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
@@ -95,37 +97,7 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
                 of_attempt[worker_id] = of_attempt.get(worker_id, 0) + task.duration_ns
     for (node_id, number), sums in folded.items():
         own = items.get((node_id, number))
-        aggregator.fold(
-            node_id,
-            number,
-            sums.phases,
-            items=_items(own.values(), helped.get((node_id, number), {})) if own else None,
-            nodes=sums.nodes,
-            tokens=sums.tokens,
-        )
-
-
-class _Folded:
-    """The phases of one attempt: its own, those of other nodes, and the tokens of its own; of its task and of its items together, as a report has them."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, PhaseFold] = {}
-        self.nodes: dict[str, dict[str, PhaseFold]] = {}
-        self.tokens: dict[str, int] = {}
-
-    def add(self, task: SpanRecord, spans: Iterable[SpanRecord]) -> None:
-        """Fold one task's spans into it."""
-        fold = fold_task(task, spans)
-        _merge(self.phases, fold.finish(task.end_ns))
-        for node_id, folds in fold.nodes.items():
-            _merge(self.nodes.setdefault(node_id, {}), folds)
-        for key, count in fold.tokens.items():
-            self.tokens[key] = self.tokens.get(key, 0) + count
-
-
-def _merge(into: dict[str, PhaseFold], folds: Mapping[str, PhaseFold]) -> None:
-    for name, fold in folds.items():
-        into.setdefault(name, PhaseFold()).merge(fold)
+        aggregator.fold(node_id, number, sums, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
 
 
 def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> str:

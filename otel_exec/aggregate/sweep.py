@@ -6,6 +6,8 @@ Each event costs O(1), however many phases are open: all innermost phases (those
 running total of `dt / innermost` serves them all, and a phase's share is that total when it stops being innermost less that when it began. The total is kept
 in units of 2^-40 ns, rounded down (an error below 10^-3 ns after a million events with a thousand phases open); at the end each name's share is cut to whole
 nanoseconds and the missing ones go to the names with the largest remainders, ties to the first in alphabetical order.
+
+A wait (a call of `map_tasks`) is a child of what called it and shares nothing: where it is all that goes on, the time is nobody's, and is counted apart.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ class _Name:
 class _Open:
     """An open phase. `earned_from` is the running total when it became innermost, -1 while it is not."""
 
-    __slots__ = ("covered_ns", "covered_since_ns", "earned_from", "name", "node", "parent", "start_ns")
+    __slots__ = ("covered_ns", "covered_since_ns", "earned_from", "name", "node", "parent", "start_ns", "waits")
 
-    def __init__(self, name: _Name, parent: str, start_ns: int, node: str | None) -> None:
+    def __init__(self, name: _Name, parent: str, start_ns: int, node: str | None, *, waits: bool = False) -> None:
         self.name = name
         self.parent = parent
         self.start_ns = start_ns
@@ -43,12 +45,13 @@ class _Open:
         self.covered_ns = 0
         self.covered_since_ns = -1
         self.earned_from = -1
+        self.waits = waits
 
 
 class Sweep:
-    """One sweep: over a whole task, or over the phases of one node in it."""
+    """One sweep: over a whole task, or over the phases of one node in it. `waiting_ns`: how long there was nothing but waits."""
 
-    __slots__ = ("_busy_ns", "_children", "_earned", "_innermost", "_open", "last_ns", "names")
+    __slots__ = ("_busy_ns", "_children", "_earned", "_innermost", "_open", "_waits", "last_ns", "names", "waiting_ns")
 
     def __init__(self, start_ns: int) -> None:
         self.names: dict[str, _Name] = {}
@@ -59,6 +62,8 @@ class Sweep:
         self._earned = 0
         self.last_ns = start_ns
         self._busy_ns = 0
+        self._waits = 0
+        self.waiting_ns = 0
 
     def opened(self, span_id: str, parent: str, name: str, at_ns: int, node: str | None) -> None:
         """Open a phase; an id that is open already is ignored. `node` is kept for `closed` to return."""
@@ -80,15 +85,41 @@ class Sweep:
         else:
             phase.earned_from = self._earned
             self._innermost += 1
-        siblings = children.get(parent, 0)
-        children[parent] = siblings + 1
+        self._cover(parent, at_ns)
+
+    def wait_opened(self, span_id: str, parent: str, at_ns: int) -> None:
+        """Open a wait; an id that is open already is ignored. `closed` ends it."""
+        if span_id in self._open:
+            return
+        at_ns = self._advance(at_ns)
+        self._open[span_id] = _Open(_NOBODY, parent, at_ns, None, waits=True)
+        self._waits += 1
+        self._cover(parent, at_ns)
+
+    def _cover(self, parent: str, at_ns: int) -> None:
+        """What is called `parent` has one more child: with the first it is no longer innermost."""
+        siblings = self._children.get(parent, 0)
+        self._children[parent] = siblings + 1
         if not siblings:
-            above = opens.get(parent)
+            above = self._open.get(parent)
             if above is not None and above.earned_from >= 0:
                 above.name.share += self._earned - above.earned_from
                 above.earned_from = -1
                 above.covered_since_ns = at_ns
                 self._innermost -= 1
+
+    def _uncover(self, parent: str, at_ns: int) -> None:
+        """What is called `parent` has one child less: without any it is innermost again."""
+        siblings = self._children[parent] - 1
+        if siblings:
+            self._children[parent] = siblings
+            return
+        del self._children[parent]
+        above = self._open.get(parent)
+        if above is not None and not above.waits:
+            above.covered_ns += at_ns - above.covered_since_ns
+            above.earned_from = self._earned
+            self._innermost += 1
 
     def closed(self, span_id: str, at_ns: int, error: bool) -> str | None:
         """Close a phase, unknown ids are ignored; returns its node."""
@@ -97,23 +128,17 @@ class Sweep:
         if phase is None:
             return None
         at_ns = self._advance(at_ns)
+        if phase.waits:
+            self._waits -= 1
+            self._uncover(phase.parent, at_ns)
+            return None
         group = phase.name
         if phase.earned_from >= 0:
             group.share += self._earned - phase.earned_from
             self._innermost -= 1
         else:
             phase.covered_ns += at_ns - phase.covered_since_ns
-        children = self._children
-        siblings = children[phase.parent] - 1
-        if siblings:
-            children[phase.parent] = siblings
-        else:
-            del children[phase.parent]
-            above = opens.get(phase.parent)
-            if above is not None:
-                above.covered_ns += at_ns - above.covered_since_ns
-                above.earned_from = self._earned
-                self._innermost += 1
+        self._uncover(phase.parent, at_ns)
         group.open -= 1
         fold = group.fold
         if not group.open:
@@ -163,5 +188,10 @@ class Sweep:
         if innermost:
             self._earned += (elapsed << _SHIFT) // innermost if innermost > 1 else elapsed << _SHIFT
             self._busy_ns += elapsed
+        elif self._waits:
+            self.waiting_ns += elapsed
         self.last_ns = at_ns
         return at_ns
+
+
+_NOBODY = _Name()

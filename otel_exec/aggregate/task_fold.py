@@ -3,7 +3,7 @@
 What comes in: phases that open and close, at instants that never go back; or span records in any order, duplicates included.
 What goes out: a `PhaseFold` a name, exact to the nanosecond, the same either way.
 At each instant the innermost open phases (those with no open phase directly under them) share it equally; self time is a phase's own interval
-minus the union of its children; union is the time in which any occurrence of the name is open. A parent that is not open (unknown, closed before
+minus the union of its children, of which a call of `map_tasks` is one; union is the time in which any occurrence of the name is open. A parent that is not open (unknown, closed before
 its child) has no say: such a phase counts under the task. These are statements about instants, so the order in which events of one
 instant arrive changes nothing. Shares and the unaccounted rest add up to the task's duration exactly; `sweep.py` says how.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from otel_exec.aggregate.folds import NodeFold, PhaseFold, TaskSums
 from otel_exec.aggregate.sweep import Sweep
 from otel_exec.aggregate.timing_collector import add_row
 from otel_exec.semconv import NODE_ID, Kind
@@ -21,7 +22,6 @@ from otel_exec.semconv import NODE_ID, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from otel_exec.aggregate.folds import PhaseFold
     from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["NODES_ROW", "TOKEN_KEYS", "TaskFold", "fold_spans", "fold_task"]
@@ -32,12 +32,13 @@ NODES_ROW = "(nodes)"
 TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
 _OPEN, _CLOSE = 0, 1
+_FOLDED = frozenset({Kind.PHASE, Kind.FAN_OUT})
 
 
 class TaskFold:
     """The sink of one task's phases (`spans.scope.PhaseSink`). Not thread-safe by itself: its caller holds a lock.
 
-    Phases with a `node_id` of their own are folded a second time among themselves into `nodes` (their shares add up to the node's union), and
+    Phases with a `node_id` of their own are folded a second time among themselves into `sums.nodes` (their shares add up to the node's union), and
     stand in the step's own folds as one row, `NODES_ROW`.
 
     Args:
@@ -45,27 +46,23 @@ class TaskFold:
         start_ns: when the task began; phases that began earlier count from there.
     """
 
-    nodes: dict[str, dict[str, PhaseFold]]
-    tokens: dict[str, int]
-    node_tokens: dict[str, dict[str, int]]
+    sums: TaskSums
     foreign_ids: dict[str, dict[str, dict[str, int]]]
     unaccounted_ns: int
 
     def __init__(self, task_span_id: str, start_ns: int) -> None:
         self.task_span_id = task_span_id
         self.start_ns = start_ns
-        self.nodes = {}
-        self.tokens = {}
-        self.node_tokens = {}
+        self.sums = TaskSums()
         self.foreign_ids = {}
         self.unaccounted_ns = 0
         self._sweep = Sweep(start_ns)
         self._node_sweeps: dict[str, Sweep] = {}
-        self._folds: dict[str, PhaseFold] | None = None
+        self._ended = False
 
     def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
         """A phase opened."""
-        if self._folds is not None:
+        if self._ended:
             return
         if node_id is None:
             self._sweep.opened(span_id, parent_span_id, name, at_ns, None)
@@ -76,15 +73,20 @@ class TaskFold:
             sweep = self._node_sweeps[node_id] = Sweep(max(self.start_ns, at_ns))
         sweep.opened(span_id, parent_span_id, name, at_ns, None)
 
+    def wait_opened(self, span_id: str, parent_span_id: str, at_ns: int) -> None:
+        """The task waits in `map_tasks` from here on, until `closed`."""
+        if not self._ended:
+            self._sweep.wait_opened(span_id, parent_span_id, at_ns)
+
     def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """A phase closed; ids that are not open are ignored."""
-        if self._folds is not None or not self._sweep.is_open(span_id):
+        """A phase or a wait closed; ids that are not open are ignored."""
+        if self._ended or not self._sweep.is_open(span_id):
             return
         node = self._sweep.closed(span_id, at_ns, error)
         if node is not None:
             self._node_sweeps[node].closed(span_id, at_ns, error)
         if tokens:
-            totals = self.tokens if node is None else self.node_tokens.setdefault(node, {})
+            totals = self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens
             for key, count in tokens.items():
                 totals[key] = totals.get(key, 0) + count
 
@@ -104,25 +106,31 @@ class TaskFold:
         return {node: row.copy() for node, row in rows.items()}
 
     def finish(self, at_ns: int) -> dict[str, PhaseFold]:
-        """The task ended at `at_ns`: phases left open are closed there, later events are ignored.
+        """The task ended at `at_ns`: what was left open is closed there, later events are ignored.
 
         Returns:
-            The step's own folds by name, in order of first opening; `nodes`, `tokens`, `node_tokens` and `unaccounted_ns` hold the rest.
+            The step's own phases by name, in order of first opening. `sums` has them and the rest; `unaccounted_ns` is what no phase covered.
         """
-        if self._folds is None:
-            busy_ns = self._sweep.finish(at_ns)
-            self._folds = self._sweep.folds()
-            self.unaccounted_ns = at_ns - self.start_ns - busy_ns
-            if self.unaccounted_ns < 0:
-                # Threads of the task went on for a moment after the instant that counts as its end: the largest shares give that back.
-                for fold in sorted(self._folds.values(), key=lambda fold: fold.share_ns, reverse=True):
-                    given = min(fold.share_ns, -self.unaccounted_ns)
-                    fold.share_ns -= given
-                    self.unaccounted_ns += given
-            for node_id, sweep in self._node_sweeps.items():
-                sweep.finish(at_ns)
-                self.nodes[node_id] = sweep.folds()
-        return self._folds
+        if self._ended:
+            return self.sums.phases
+        self._ended = True
+        sums, sweep = self.sums, self._sweep
+        busy_ns = sweep.finish(at_ns)
+        sums.phases = sweep.folds()
+        # Threads of the task may have gone on for a moment after the instant that counts as its end: waits, then the largest shares give that back.
+        length_ns = at_ns - self.start_ns
+        waiting_ns = max(0, min(sweep.waiting_ns, length_ns - busy_ns))
+        sums.time_ns = length_ns - waiting_ns
+        self.unaccounted_ns = sums.time_ns - busy_ns
+        if self.unaccounted_ns < 0:
+            for fold in sorted(sums.phases.values(), key=lambda fold: fold.share_ns, reverse=True):
+                given = min(fold.share_ns, -self.unaccounted_ns)
+                fold.share_ns -= given
+                self.unaccounted_ns += given
+        for node_id, node_sweep in self._node_sweeps.items():
+            node_sweep.finish(at_ns)
+            sums.nodes.setdefault(node_id, NodeFold()).phases = node_sweep.folds()
+        return sums.phases
 
 
 def fold_spans(task: SpanRecord, phases: Iterable[SpanRecord]) -> dict[str, PhaseFold]:
@@ -150,19 +158,21 @@ def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
     own_node = task.attributes.get(NODE_ID)
     events: list[tuple[int, int, str, SpanRecord]] = []
     for record in spans.values():
-        if record.kind != Kind.PHASE or record.start_ns > task.end_ns or not _in_task(record, task, spans):
+        if record.kind not in _FOLDED or record.start_ns > task.end_ns or not _in_task(record, task, spans):
             continue
         events.append((max(record.start_ns, task.start_ns), _OPEN, record.span_id, record))
         events.append((max(min(record.end_ns, task.end_ns), task.start_ns), _CLOSE, record.span_id, record))
     events.sort(key=lambda event: event[:3])
     for at_ns, what, span_id, record in events:
-        if what == _OPEN:
+        if what == _OPEN and record.kind == Kind.FAN_OUT:
+            fold.wait_opened(span_id, _phase_above(record, spans), at_ns)
+        elif what == _OPEN:
             node = record.attributes.get(NODE_ID, own_node)
             fold.opened(span_id, _phase_above(record, spans), record.name, at_ns, node_id=None if node == own_node else str(node))
         else:
             # A phase that outlived its task had not failed by then.
             error = record.status == _STATUS_ERROR and record.end_ns <= task.end_ns
-            fold.closed(span_id, at_ns, error=error, tokens=_tokens(record))
+            fold.closed(span_id, at_ns, error=error, tokens=_tokens(record) if record.kind == Kind.PHASE else None)
     fold.finish(task.end_ns)
     return fold
 

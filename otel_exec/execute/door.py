@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.timing_collector import add_rows
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class Door:
         self.unspanned = 0
         self.items: ItemsFold | None = None
         self._lock = threading.Lock()
-        self._phases: dict[str, PhaseFold] = {}
-        self._nodes: dict[str, dict[str, PhaseFold]] = {}
-        self._tokens: dict[str, int] = {}
+        self._sums = TaskSums()
         self._foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
 
     @property
@@ -117,11 +115,7 @@ class Door:
     def add(self, report: ItemReport) -> None:
         """Take in the numbers of one attempt at an item."""
         with self._lock:
-            _merge_phases(self._phases, report.phases)
-            for node_id, folds in report.nodes.items():
-                _merge_phases(self._nodes.setdefault(node_id, {}), folds)
-            for key, tokens in report.tokens.items():
-                self._tokens[key] = self._tokens.get(key, 0) + tokens
+            self._sums.merge(report.sums)
             add_rows(self._foreign_ids, report.foreign_ids)
             self.unspanned += report.unspanned
             if report.items is not None:
@@ -132,20 +126,10 @@ class Door:
         with self._lock:
             self._merge_items(fold)
 
-    def fold_into(
-        self,
-        phases: dict[str, PhaseFold],
-        nodes: dict[str, dict[str, PhaseFold]],
-        tokens: dict[str, int],
-        foreign_ids: dict[str, dict[str, dict[str, int]]],
-    ) -> ItemsFold | None:
-        """Add what was gathered to a task's own numbers; returns the items' fold, `None` where there was no fan-out."""
+    def fold_into(self, sums: TaskSums, foreign_ids: dict[str, dict[str, dict[str, int]]]) -> ItemsFold | None:
+        """Add what was gathered to a task's own sums; returns the items' fold, `None` where there was no fan-out."""
         with self._lock:
-            _merge_phases(phases, self._phases)
-            for node_id, folds in self._nodes.items():
-                _merge_phases(nodes.setdefault(node_id, {}), folds)
-            for key, count in self._tokens.items():
-                tokens[key] = tokens.get(key, 0) + count
+            sums.merge(self._sums)
             add_rows(foreign_ids, self._foreign_ids)
             return self.items
 
@@ -153,11 +137,3 @@ class Door:
         if self.items is None:
             self.items = ItemsFold()
         self.items.merge(fold)
-
-
-def _merge_phases(into: dict[str, PhaseFold], folds: dict[str, PhaseFold]) -> None:
-    for name, fold in folds.items():
-        if name in into:
-            into[name].merge(fold)
-        else:
-            into[name] = fold

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["ErrorInfo", "TaskEnvelope", "TaskReport"]
@@ -64,7 +64,7 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     `outcome` is a word of `semconv.Outcome`; `found`: "" normally; `"cached"`: the step had succeeded meanwhile in another run, nothing was run;
     `"locked"`: another run holds the lock (`holder` says who), nothing was run.
     `telemetry` is what went wrong with the process's spans since its last report: (code, one sentence, how many).
-    `phases` and `items` are folded per name; `nodes` are those of phases whose node id is not the step's (requirement D).
+    `sums` are of its task and its items together; `items` is its fan-outs', folded.
     `foreign_ids`: what phases with an execution id of the user's own come to: id, node, name, nanoseconds.
     `log_tail` holds the last lines of what a failed attempt printed.
     Units: `*_ns` instants since the Unix epoch.
@@ -77,9 +77,8 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     claimed_ns: int
     settled_ns: int
     spans: list[SpanRecord]
-    phases: dict[str, PhaseFold]
+    sums: TaskSums
     items: ItemsFold | None = None
-    nodes: dict[str, dict[str, PhaseFold]] = {}
     error: ErrorInfo | None = None
     found: str = ""
     holder: str = ""
@@ -87,6 +86,5 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     log_path: str | None = None
     unspanned: int = 0
     warnings: list[tuple[str, str]] = []
-    tokens: dict[str, int] = {}
     telemetry: list[tuple[str, str, int]] = []
     foreign_ids: dict[str, dict[str, dict[str, int]]] = {}

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otel_exec import semconv
-from otel_exec.aggregate.folds import ItemsFold
+from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.errors import FanOutError
 from otel_exec.execute.door import Door, NoHands
 from otel_exec.execute.envelope import ErrorInfo
@@ -23,6 +23,7 @@ from otel_exec.execute.items import ItemEnvelope, ItemReport, record_item, run_i
 from otel_exec.semconv import Outcome
 from otel_exec.spans.current import current_span_id
 from otel_exec.spans.phases import current_scope
+from otel_exec.spans.waits import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,9 +79,11 @@ def map_tasks(
     if not isinstance(door, Door):
         return [fn(item) for item in items]
     listed = list(items)
-    if not listed:
+    if not listed or scope is None:
         return []
-    return FanOut(door, fn, listed, name=name, max_workers=max_workers, retries=retries, timeout_s=timeout).run()
+    fan_out = FanOut(door, fn, listed, name=name, max_workers=max_workers, retries=retries, timeout_s=timeout)
+    with waiting(scope, fan_out.fn_name, len(listed)):
+        return fan_out.run()
 
 
 class FanOut:
@@ -111,7 +114,7 @@ class FanOut:
         self._fold = ItemsFold(count=len(items))
         self._spanned = door.spans_for(len(items))
         self._parent = current_span_id()
-        self._fn_name = name or str(getattr(fn, "__qualname__", type(fn).__qualname__))
+        self.fn_name = name or str(getattr(fn, "__qualname__", type(fn).__qualname__))
         code = getattr(fn, "__code__", None)
         self._code = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
 
@@ -187,6 +190,7 @@ class FanOut:
                     outcome.value,
                     start_ns,
                     max(start_ns, end_ns),
+                    sums=TaskSums(time_ns=max(0, end_ns - start_ns)),
                     error=ErrorInfo(error_type, message),
                     unspanned=0 if envelope.spanned else 1,
                 )
@@ -292,7 +296,7 @@ class FanOut:
             self.door.context.capture.feed(report.output)
 
     def _noted(self, report: ItemReport, error: BaseException) -> BaseException:
-        note = f"item {report.index} of map_tasks({self._fn_name}), attempt {report.attempt}, worker {report.worker_id}"
+        note = f"item {report.index} of map_tasks({self.fn_name}), attempt {report.attempt}, worker {report.worker_id}"
         if report.worker_id != self.door.context.worker_id and report.error is not None and report.error.traceback:
             note += f"; there:\n{report.error.traceback[-_NOTE_CHARS:]}"
         error.add_note(note)
@@ -333,7 +337,7 @@ class FanOut:
             attempt=attempt,
             parent_span_id=self._parent,
             span_id=span_id,
-            fn_name=self._fn_name,
+            fn_name=self.fn_name,
             previous_span_id=self._last_span.get(index, ""),
             spanned=index < self._spanned,
             code_file=self._code[0],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from otel_exec import semconv
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import TaskFold
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo
@@ -62,9 +62,7 @@ class ItemReport(msgspec.Struct, frozen=True, array_like=True):
     outcome: str
     start_ns: int
     end_ns: int
-    phases: dict[str, PhaseFold] = {}
-    nodes: dict[str, dict[str, PhaseFold]] = {}
-    tokens: dict[str, int] = {}
+    sums: TaskSums = msgspec.field(default_factory=TaskSums)
     items: ItemsFold | None = None
     unspanned: int = 0
     error: ErrorInfo | None = None
@@ -135,9 +133,9 @@ def run_item(
     cpu_ns, peak_rss = context.meter.end() if measure else (None, None)
     if table is not None:
         table.close(slot)
-    phases = fold.finish(end_ns)
-    nodes, tokens = fold.nodes, fold.tokens
-    items = door.fold_into(phases, nodes, tokens, fold.foreign_ids)
+    fold.finish(end_ns)
+    sums = fold.sums
+    items = door.fold_into(sums, fold.foreign_ids)
     report = ItemReport(
         index=envelope.index,
         attempt=envelope.attempt,
@@ -145,9 +143,7 @@ def run_item(
         outcome=outcome.value,
         start_ns=start_ns,
         end_ns=end_ns,
-        phases=phases,
-        nodes=nodes,
-        tokens=tokens,
+        sums=sums,
         items=items,
         unspanned=scope.unspanned + door.unspanned + (0 if envelope.spanned else 1),
         error=error,

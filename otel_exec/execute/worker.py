@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from otel_exec import semconv
+from otel_exec.aggregate.folds import TaskSums
 from otel_exec.aggregate.task_fold import TaskFold
 from otel_exec.errors import RecordError
 from otel_exec.execute import verify
@@ -135,7 +136,7 @@ class _Attempt:
             claimed_ns=now,
             settled_ns=now,
             spans=[],
-            phases={},
+            sums=TaskSums(),
             found=found,
             holder=holder,
             warnings=self.warnings,
@@ -330,14 +331,15 @@ class _Attempt:
             self.files.release()
         self._write_spans()
         fold, door, scope = self.fold, self.door, self.scope
-        phases = fold.finish(self.completed_ns) if fold is not None else {}
-        nodes = fold.nodes if fold is not None else {}
-        tokens = fold.tokens if fold is not None else {}
-        foreign_ids = fold.foreign_ids if fold is not None else {}
+        sums = TaskSums()
+        foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
+        if fold is not None:
+            fold.finish(self.completed_ns)
+            sums, foreign_ids = fold.sums, fold.foreign_ids
         items = None
         unspanned = scope.unspanned if scope is not None else 0
         if door is not None:
-            items = door.fold_into(phases, nodes, tokens, foreign_ids)
+            items = door.fold_into(sums, foreign_ids)
             unspanned += door.unspanned
         return TaskReport(
             node_id=envelope.node_id,
@@ -347,15 +349,13 @@ class _Attempt:
             claimed_ns=self.claimed_ns,
             settled_ns=settled_ns,
             spans=self.spans,
-            phases=phases,
+            sums=sums,
             items=items,
-            nodes=nodes,
             error=self.error,
             log_tail=caught.tail if self.error is not None else "",
             log_path=caught.log_path,
             unspanned=unspanned,
             warnings=self.warnings,
-            tokens=tokens,
             telemetry=context.recorder.take_warnings(),
             foreign_ids=foreign_ids,
         )

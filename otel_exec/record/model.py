@@ -79,6 +79,7 @@ class AttemptRecord(msgspec.Struct, gc=False):
     backoff_ns: int | None = None
     cpu_ns: int | None = None
     peak_rss_bytes: int | None = None
+    node_time_ns: int | None = None
     phases: dict[str, PhaseRecord] = {}
     error: RecordedError | None = None
 
@@ -100,6 +101,7 @@ class ItemsRecord(msgspec.Struct, gc=False):
 class StepRecord(msgspec.Struct, gc=False):
     """A step of the run. `status` is the word in its status file, `outcome` ours (`null` while it is open). `start_ns` to `end_ns` is the step span: created to settled.
 
+    `node_time_ns`: the sum of its tasks and items, all attempts, each less its waiting in `map_tasks`; the shares of `phases` and what no phase covered add up to it.
     `token_usage`: the numbers that its phases gave as `tokens`, `input_tokens` and `output_tokens`, summed over all attempts.
     `span_id` is the step span's. `reason` says why a step was not run.
     """
@@ -133,19 +135,30 @@ class StepRecord(msgspec.Struct, gc=False):
     span_id: str | None = None
     attempts: list[AttemptRecord] = []
     items: ItemsRecord | None = None
+    node_time_ns: int | None = None
     phases: dict[str, PhaseRecord] = {}
     token_usage: dict[str, int] = {}
     error: RecordedError | None = None
 
 
+class NodeAttempt(msgspec.Struct, gc=False):
+    """What a node had of one attempt at a step, its items' with it: `node_id` is the step's."""
+
+    node_id: str
+    attempt: int
+    total_ns: int = 0
+    phases: dict[str, PhaseRecord] = {}
+
+
 class NodeRecord(msgspec.Struct, gc=False):
-    """A node id of phases that is not a step."""
+    """A node id of phases that is not a step. `total_ns` is the union of its phases in each task, summed; an execution's own node has the time of the execution."""
 
     node_id: str
     name: str
     total_ns: int = 0
     phases: dict[str, PhaseRecord] = {}
     token_usage: dict[str, int] = {}
+    attempts: list[NodeAttempt] = []
 
 
 class LevelRecord(msgspec.Struct, gc=False):
@@ -296,7 +309,7 @@ class EarlierRun(msgspec.Struct, gc=False):
 
 
 class RunRecord(msgspec.Struct, gc=False):
-    """A whole run. `outcome`: success, failure, timeout, cancellation, interrupted or running."""
+    """A whole run. `outcome`: success, failure, timeout, cancellation, interrupted or running. `alias`: the id that an `execution` was given by its caller."""
 
     schema_version: str
     exec_id: str
@@ -325,6 +338,7 @@ class RunRecord(msgspec.Struct, gc=False):
     warnings: list[RecordWarning] = []
     environment: dict[str, Any] = {}
     config: dict[str, Any] = {}
+    alias: str | None = None
 
 
 class Progress(msgspec.Struct, gc=False):
@@ -413,6 +427,7 @@ class StatusRecord(msgspec.Struct, gc=False):
     eta_ms: int | None = None
     experiment: str | None = None
     driver: str | None = None
+    alias: str | None = None
     eta_basis: str | None = None
     start_time: str | None = None
     failures: list[FailedStep] = []

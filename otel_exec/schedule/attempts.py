@@ -227,7 +227,7 @@ class Attempts:
         claimed = self._claimed(Claimed(report.node_id, report.attempt, report.worker_id, report.claimed_ns))
         del self.running[key]
         self.aggregator.ingest(report.spans)
-        self.aggregator.fold(report.node_id, report.attempt, report.phases, items=report.items, nodes=report.nodes, tokens=report.tokens)
+        self.aggregator.fold(report.node_id, report.attempt, report.sums, items=report.items)
         self._collect(report)
         if report.unspanned:
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
@@ -242,7 +242,7 @@ class Attempts:
 
     def _collect(self, report: TaskReport) -> None:
         """Give the report's durations to `timing_collector`, for who asks for them in the driver."""
-        own = {report.node_id: report.phases, **report.nodes}
+        own = {report.node_id: report.sums.phases, **{node: fold.phases for node, fold in report.sums.nodes.items()}}
         rows = {node: {name: fold.total_ns for name, fold in folds.items() if name != NODES_ROW} for node, folds in own.items() if folds}
         timing_collector.add_rows({self.aggregator.record.exec_id: rows} if rows else {})
         timing_collector.add_rows(report.foreign_ids)

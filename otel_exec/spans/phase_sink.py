@@ -17,7 +17,11 @@ class PhaseSink(Protocol):
     """Folds phases as they happen. Called under the scope's lock, with instants that never go back, from any thread of the task."""
 
     def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
-        """A phase (or `map_tasks` call) opened under `parent_span_id`: another phase or the task. `node_id`: only where it is not the step's own."""
+        """A phase opened under `parent_span_id`: another phase or the task. `node_id`: only where it is not the step's own."""
+        ...
+
+    def wait_opened(self, span_id: str, parent_span_id: str, at_ns: int) -> None:
+        """The code under `parent_span_id` waits for a fan-out, until `closed`."""
         ...
 
     def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
@@ -41,6 +45,9 @@ class Ended:
     """The sink of a scope that is over: its fold has been read, or is about to be."""
 
     def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
+        """Nothing is folded any more."""
+
+    def wait_opened(self, span_id: str, parent_span_id: str, at_ns: int) -> None:
         """Nothing is folded any more."""
 
     def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:

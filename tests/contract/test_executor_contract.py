@@ -268,7 +268,7 @@ def test_phases_come_with_the_report(rig):
     """Phases are folded in the report and spanned under the task."""
     envelope = rig.submit(steps.phases)
     report = rig.report()
-    assert {name: fold.count for name, fold in report.phases.items()} == {"outer": 1, "inner": 2}
+    assert {name: fold.count for name, fold in report.sums.phases.items()} == {"outer": 1, "inner": 2}
     spans = {span.span_id: span for span in rig.spans() if span.kind == "phase"}
     assert sorted(span.name for span in spans.values()) == ["inner", "inner", "outer"]
     outer = next(span for span in spans.values() if span.name == "outer")

@@ -37,9 +37,9 @@ class Folded:
     def __init__(self, rig):
         fold_task_spans(self, rig.spans())
 
-    def fold(self, node_id, attempt, phases, *, items, nodes, tokens):
+    def fold(self, node_id, attempt, sums, *, items):
         assert (node_id, attempt) == ("step", 1)
-        self.phases, self.items, self.nodes, self.tokens = phases, items, nodes, tokens
+        self.sums, self.items = sums, items
 
 
 def plain(folds):
@@ -129,7 +129,7 @@ def test_the_rebuild_counts_as_the_report_does(rig, tmp_path, name):
     folded = Folded(rig)
     assert plain(folded.items) == plain(report.items)
     assert report.items.samples.count == report.items.attempts >= report.items.count
-    assert plain([folded.phases, folded.nodes, folded.tokens]) == plain([report.phases, report.nodes, report.tokens])
+    assert plain(folded.sums) == plain(report.sums)
 
 
 def test_nested_fan_outs(rig):
@@ -196,7 +196,7 @@ def test_what_items_print_and_time_belongs_to_the_step(rig):
     report = succeeded(rig.report())
     log = rig.file(".executor_log")
     assert sorted(log.splitlines()) == [f"item {n} speaks" for n in range(6)]
-    assert {name: fold.count for name, fold in report.phases.items()} == {"around": 1, "in item": 6}
+    assert {name: fold.count for name, fold in report.sums.phases.items()} == {"around": 1, "in item": 6}
     around = next(span for span in rig.spans() if span.name == "around")
     assert {span.parent_span_id for span in items_of(rig)} == {around.span_id}
 
@@ -209,7 +209,7 @@ def test_past_the_limit_of_spans_items_are_folded(kind, tmp_path):
         assert report.items.completed == 6
         assert len(items_of(rig)) == 5
         assert report.unspanned == 2  # the item and its phase
-        assert report.phases["in item"].count == 6
+        assert report.sums.phases["in item"].count == 6
 
 
 def test_interrupting_the_owner_ends_its_items(rig, tmp_path):

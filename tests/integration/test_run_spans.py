@@ -94,6 +94,7 @@ def test_every_kind_of_span_has_its_name_and_parent(whole):
         "store": {"step"},
         "backoff": {"step"},
         "phase": {"task", "phase"},
+        "fan_out": {"task", "phase"},
         "gate": {"run"},
         "worker": {"run"},
         "worker_init": {"worker"},

@@ -106,7 +106,8 @@ def test_shares_of_a_node_add_up_to_its_union(phases, nodes):
     fold = fold_task(TASK, placed)
     folds = fold.finish(END)
     assert sum(found.share_ns for found in folds.values()) + fold.unaccounted_ns == END
-    for node, own in fold.nodes.items():
+    for node, others_fold in fold.sums.nodes.items():
+        own = others_fold.phases
         mine = [phase for phase in placed if phase.attributes["node.id"] == node]
         union = sum(any(phase.start_ns <= instant < phase.end_ns for phase in mine) for instant in range(END))
         assert sum(found.share_ns for found in own.values()) == union

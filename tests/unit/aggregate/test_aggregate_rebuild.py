@@ -17,8 +17,8 @@ class Folds:
         self.of = {}
         fold_task_spans(self, spans)
 
-    def fold(self, node_id, attempt, phases, **more):
-        self.of[node_id, attempt] = {"phases": phases, **more}
+    def fold(self, node_id, attempt, sums, *, items):
+        self.of[node_id, attempt] = sums, items
 
 
 class Made:
@@ -52,8 +52,8 @@ def test_items_belong_to_the_attempt_whose_function_fanned_out():
     assert sorted(span.start_ns for span in found) == [2_000, 2_010, 2_020, 2_020, 2_030, 2_030, 2_050, 2_050, 2_500]
     folds = Folds(found).of
     assert set(folds) == {(NODE, 2)}
-    assert folds[NODE, 2]["items"].count == 2
-    assert folds[NODE, 2]["phases"]["inside"].count == 2
+    sums, items = folds[NODE, 2]
+    assert (items.count, sums.phases["inside"].count) == (2, 2)
 
 
 def test_what_ended_under_an_open_span_belongs_to_its_attempt():
@@ -79,6 +79,14 @@ def test_a_circle_is_nobodys():
 
 def test_nodes_and_tokens_are_folded():
     """Phases of other nodes, and tokens, of the items' as of the task's own."""
-    folds = Folds(Made().spans).of[NODE, 2]
-    assert folds["tokens"] == {"tokens": 14}
-    assert {node: {name: fold.count for name, fold in phases.items()} for node, phases in folds["nodes"].items()} == {"other": {"elsewhere": 2}}
+    sums, _ = Folds(Made().spans).of[NODE, 2]
+    assert sums.tokens == {"tokens": 14}
+    assert {node: {name: fold.count for name, fold in fold.phases.items()} for node, fold in sums.nodes.items()} == {"other": {"elsewhere": 2}}
+
+
+def test_a_fan_outs_wait_is_taken_out():
+    """The task's time is its span less its call of map_tasks, and the items' own time comes on top."""
+    made = Made()
+    made.make("fan_out", 2_020, 2_210, 2, name="map_tasks", parent=TASK)
+    sums, _ = Folds(made.spans).of[NODE, 2]
+    assert sums.time_ns == (490 - 190) + 2 * 180

@@ -110,8 +110,8 @@ def test_phases_of_other_nodes_are_kept_apart_with_their_tokens():
     folds = fold.finish(50)
     assert numbers(folds["own"]) == (1, 40, 40, 20, 20)
     assert numbers(folds["(nodes)"]) == (1, 20, 20, 20, 20)
-    assert numbers(fold.nodes["node_1"]["llm"]) == (1, 20, 20, 20, 20)
-    assert (fold.tokens, fold.node_tokens) == ({"tokens": 2}, {"node_1": {"tokens": 5}})
+    assert numbers(fold.sums.nodes["node_1"].phases["llm"]) == (1, 20, 20, 20, 20)
+    assert (fold.sums.tokens, fold.sums.nodes["node_1"].tokens) == ({"tokens": 2}, {"tokens": 5})
 
 
 def test_a_rebuilt_fold_looks_through_the_users_spans_and_not_into_items():
@@ -131,7 +131,34 @@ def test_a_rebuilt_fold_looks_through_the_users_spans_and_not_into_items():
     ]
     folds = fold_spans(task, records)
     assert {name: fold.self_ns for name, fold in folds.items()} == {"outer": 40, "inner": 60}
-    assert fold_task(task, records).tokens == {"tokens": 3}
+    assert fold_task(task, records).sums.tokens == {"tokens": 3}
+
+
+def test_waiting_in_a_fan_out_is_nobodys_time():
+    """A call of map_tasks is one child of its phase: the phase keeps what lies around it, and the task's time is less by it."""
+    fold = TaskFold(T, 0)
+    fold.opened("a", T, "outer", 10)
+    fold.wait_opened("w", "a", 20)
+    fold.closed("w", 80, error=False)
+    fold.closed("a", 90, error=False)
+    fold.finish(100)
+    sums = fold.sums
+    assert numbers(sums.phases["outer"]) == (1, 80, 80, 20, 20)
+    assert (sums.time_ns, fold.unaccounted_ns, list(sums.phases)) == (40, 20, ["outer"])
+
+
+def test_a_phase_beside_a_wait_has_the_time_to_itself():
+    """While another thread of the task works the task does not only wait: the phase's share is whole, and nothing is taken out twice."""
+    fold = TaskFold(T, 0)
+    fold.wait_opened("w", T, 0)
+    fold.opened("a", T, "beside", 30)
+    fold.closed("a", 50, error=False)
+    fold.wait_opened("v", T, 60)
+    fold.closed("w", 100, error=False)
+    fold.finish(100)
+    sums = fold.sums
+    assert numbers(sums.phases["beside"]) == (1, 20, 20, 20, 20)
+    assert (sums.time_ns, fold.unaccounted_ns) == (20, 0)
 
 
 def test_percentiles_are_interpolated_between_closest_ranks():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_exec.aggregate.folds import ItemsFold, PhaseFold
+from otel_exec.aggregate.folds import ItemsFold, NodeFold, PhaseFold, TaskSums
 from otel_exec.execute import wire
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope, TaskReport
 from otel_exec.execute.wire import Frames, Message, TaskQueue, frame, read_message, sequence_of
@@ -102,11 +102,9 @@ def test_envelopes_and_reports_cross_processes():
         1,
         9,
         [span],
-        {"p": fold},
+        TaskSums(7, {"p": fold}, {"tokens": 3}, {"other": NodeFold({"p": fold}, {"tokens": 2})}),
         ItemsFold(count=3, helped_ns={"1": 4}),
-        {"other": {"p": fold}},
         ErrorInfo("a.B", "m", "f:1", "tb", b"x"),
-        tokens={"tokens": 3},
         warnings=[("code", "text")],
     )
     for value in (envelope, report):

@@ -354,7 +354,7 @@ def test_tokens_are_summed(run):
     with phase("a", tokens=4):
         pass
     run.finish()
-    assert run.fold.tokens == {"tokens": 7, "output_tokens": 2}
+    assert run.fold.sums.tokens == {"tokens": 7, "output_tokens": 2}
 
 
 def test_telemetry_that_fails_changes_nothing(caplog):
