@@ -283,6 +283,7 @@ SPANS: Final[tuple[SpanName, ...]] = (
     SpanName(Kind.STORE, "store", "store", "Completed, or verified, to settled: the outcome is written."),
     SpanName(Kind.BACKOFF, "backoff", "backoff", "The pause before the next attempt."),
     SpanName(Kind.PHASE, "{phase}", "llm_call", "A named part of a task, an item or a phase.", _CALLERS),
+    SpanName(Kind.FAN_OUT, "map_tasks", "map_tasks", "The code that called waits for the items, which lie beside it.", _CALLERS),
     SpanName(Kind.GATE, "gate {gate}", "gate check_licences", "A check between two levels.", (Kind.RUN,)),
     SpanName(Kind.WORKER, "worker", "worker", "A worker, from its start to its end.", (Kind.RUN,)),
     SpanName(Kind.WORKER_INIT, "worker init", "worker init", "A worker's start, until it was ready.", (Kind.WORKER,)),
