@@ -180,7 +180,7 @@ def test_inside_a_run_a_foreign_id_is_an_attribute_and_a_key(run):
     assert timing_collector.get("workflow-17") == {}
     assert timing_collector.get("exec_1")["n"] == {"own": pytest.approx(1e-05)}
     run.finish()
-    assert set(run.fold.nodes) == {"node_1"}
+    assert set(run.fold.sums.nodes) == {"node_1"}
 
 
 def test_the_steps_own_name_is_the_step(run):
@@ -190,7 +190,7 @@ def test_the_steps_own_name_is_the_step(run):
         with time_phase(None, node, "x"):
             pass
     assert set(run.finish()) == {"x"}
-    assert run.fold.nodes == {}
+    assert run.fold.sums.nodes == {}
 
 
 def test_what_is_read_is_a_copy():
