@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench generated constraints clean
+.PHONY: help demo test check bench collector generated constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## the checks that run nothing: ruff, mypy, import contracts
 
 bench: $(VENV)/.bench ## the benchmarks, side by side with peers
 	$(BIN)/python bench/run.py
+
+collector: ## build the OpenTelemetry Collector that tests and CI run (needs Go; some minutes, once)
+	collector-config/build.sh
 
 generated: $(VENV)/.core ## write anew what is made from the registry of names
 	$(BIN)/python docs/generate_semconv.py

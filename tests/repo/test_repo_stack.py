@@ -1,0 +1,75 @@
+"""The stack's files against each other and against the registry; what needs the real programs is in tests/integration/test_stack_*.py."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from otel_exec.semconv import ATTRIBUTES
+
+
+@pytest.fixture(scope="module")
+def compose(root):
+    return yaml.safe_load((root / "docker-compose.yml").read_text(encoding="utf-8"))
+
+
+def test_every_service_is_bounded_and_asked_for_its_health(compose):
+    """Each service belongs to a profile, has a limit for memory and CPUs and gives up its capabilities; all but the collector, whose image holds nothing that could ask, have a health check."""
+    for name, service in compose["services"].items():
+        assert service["profiles"], name
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert ("healthcheck" in service) is (name != "otelcol"), name
+
+
+def test_compose_starts_everything_unless_told_otherwise(root, compose):
+    """The default profile is the whole stack; the other one is Jaeger alone."""
+    assert "COMPOSE_PROFILES=full\n" in (root / ".env").read_text(encoding="utf-8")
+    profiles = {profile: sorted(name for name, service in compose["services"].items() if profile in service["profiles"]) for profile in ("full", "jaeger")}
+    assert profiles == {"full": ["grafana", "jaeger", "otelcol", "prometheus", "tempo"], "jaeger": ["jaeger-alone"]}
+
+
+def test_what_compose_mounts_is_there(root, compose):
+    """Each file and folder of the repository that a service is given exists, and is given to be read only; each volume is declared."""
+    for service in compose["services"].values():
+        for mount in service["volumes"]:
+            source, _, rest = mount.partition(":")
+            if source.startswith("./"):
+                assert (root / source).exists(), source
+                assert rest.endswith(":ro"), mount
+            else:
+                assert source in compose["volumes"]
+
+
+def test_nobody_is_administrator_of_grafana(compose):
+    """There is no administrator's account with a password to be guessed, and whoever comes without a name is none either."""
+    environment = compose["services"]["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] != "Admin"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not [name for name in environment if "PASSWORD" in name]
+
+
+def test_the_collector_that_is_built_is_the_one_of_compose(root, compose):
+    """builder.yaml and the image are of one version."""
+    builder = yaml.safe_load((root / "collector-config" / "builder.yaml").read_text(encoding="utf-8"))
+    _, _, version = compose["services"]["otelcol"]["image"].partition(":")
+    assert builder["dist"]["version"] == version
+    modules = [each["gomod"] for part in ("extensions", "receivers", "processors", "connectors", "exporters") for each in builder[part]]
+    assert {module.split(" v")[1] for module in modules} == {version}
+
+
+def test_dimensions_of_the_collector_are_attributes_of_the_registry(root):
+    """What span_metrics makes labels of is registered, and none of it names a run, a worker or a single step."""
+    config = yaml.safe_load((root / "collector-config" / "otelcol.yaml").read_text(encoding="utf-8"))
+    dimensions = {each["name"] for each in config["connectors"]["span_metrics"]["dimensions"]}
+    assert dimensions <= {each.key for each in ATTRIBUTES if each.on == "span"}
+    assert not dimensions & {"exec.id", "node.id", "node.name", "exec.task.id", "exec.worker.id"}
+
+
+def test_the_readme_has_each_port(root, compose):
+    """collector-config/README.md names each port that compose publishes."""
+    text = (root / "collector-config" / "README.md").read_text(encoding="utf-8")
+    ports = {port.split(":")[1] for service in compose["services"].values() for port in service["ports"]}
+    assert [port for port in sorted(ports) if not re.search(rf"\b{port}\b", text)] == []
