@@ -189,5 +189,5 @@ def _with_export(record: RunRecord, folder: str) -> RunRecord:
         state = read_export(folder)
         known = state.endpoints.get(export.endpoint) if state is not None else None
         if known is not None:
-            export.spans_acknowledged, export.spans_rejected = known.spans_acknowledged, known.spans_rejected
+            export.spans_acknowledged, export.spans_rejected = known.acknowledged, known.rejected
     return record

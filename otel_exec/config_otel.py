@@ -20,10 +20,12 @@ from otel_exec.traceparent import parse_traceparent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PROTOCOLS", "SAMPLERS", "Endpoint", "OtelSettings", "read_otel"]
+__all__ = ["EXEMPLAR_FILTERS", "PROTOCOLS", "SAMPLERS", "TEMPORALITIES", "Endpoint", "OtelSettings", "read_otel"]
 
 PROTOCOLS = ("grpc", "http/protobuf", "http/json")
 SAMPLERS = ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio")
+TEMPORALITIES = ("cumulative", "delta", "lowmemory")
+EXEMPLAR_FILTERS = ("trace_based", "always_on", "always_off")
 _EXPORTERS = ("otlp", "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage")
 _HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
@@ -62,6 +64,7 @@ class OtelSettings:
 
     `traces`: exporters of spans; () when nothing is exported. `console`: also print spans on stdout (`OTEL_TRACES_EXPORTER=console`).
     `parent`: (trace id, span id, sampled) of an inbound `TRACEPARENT`, or `None`. `sampler` and `sampler_arg` are asked through `config.should_sample`.
+    `metric_interval_s`: seconds between two collections. `metric_temporality`: one of `TEMPORALITIES`; `exemplar_filter`: one of `EXEMPLAR_FILTERS`.
     `attribute_value_length_limit` and `link_count_limit`: `None` means no limit. `warnings`: sentences about settings that stop nothing.
     """
 
@@ -69,6 +72,9 @@ class OtelSettings:
     metrics: tuple[Endpoint, ...] = ()
     console: bool = False
     console_metrics: bool = False
+    metric_interval_s: float = 10.0
+    metric_temporality: str = "cumulative"
+    exemplar_filter: str = "trace_based"
     service_name: str | None = None
     resource_attributes: tuple[tuple[str, str], ...] = ()
     sampler: str = "parentbased_always_on"
@@ -94,6 +100,7 @@ def read_otel(environ: Mapping[str, str]) -> OtelSettings:
     traces, console = ((), False) if disabled else reader.exporters("TRACES")
     metrics, console_metrics = ((), False) if disabled else reader.exporters("METRICS")
     sampler, sampler_arg = reader.sampler()
+    interval_s, temporality, exemplar_filter = reader.metric_options()
     service_name, resource = reader.resource()
     parent, state = reader.parent() if "tracecontext" in reader.propagators() else (None, "")
     return OtelSettings(
@@ -101,6 +108,9 @@ def read_otel(environ: Mapping[str, str]) -> OtelSettings:
         metrics=metrics,
         console=console,
         console_metrics=console_metrics,
+        metric_interval_s=interval_s,
+        metric_temporality=temporality,
+        exemplar_filter=exemplar_filter,
         service_name=service_name,
         resource_attributes=resource,
         sampler=sampler,
@@ -242,6 +252,22 @@ class _Reader:
         if not os.path.isfile(path) or not os.access(path, os.R_OK):
             raise ConfigError(setting, path, "the path of a PEM file that can be read")
         return os.path.abspath(path)
+
+    def metric_options(self) -> tuple[float, str, str]:
+        """Return the seconds between two collections of metrics, their temporality and the exemplar filter.
+
+        Unset, the interval is 10 s and not the specification's 60 s: runs are short.
+        """
+        setting, text = self.text("OTEL_METRIC_EXPORT_INTERVAL")
+        milliseconds = whole(setting, text, least=100, most=_INT31) if text else 10_000
+        setting, text = self.text("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")
+        temporality = one_of(setting, text.lower(), TEMPORALITIES) if text else "cumulative"
+        setting, text = self.text("OTEL_METRICS_EXEMPLAR_FILTER")
+        exemplars = one_of(setting, text.lower(), EXEMPLAR_FILTERS) if text else "trace_based"
+        setting, text = self.text("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION")
+        if text and text.lower() != "explicit_bucket_histogram":
+            self.warnings.append(f"{setting}={text} is not known here; histograms have explicit buckets")
+        return milliseconds / 1000, temporality, exemplars
 
     def sampler(self) -> tuple[str, float | None]:
         """Return the sampler's name and its argument (the ratio of the ratio samplers, `None` for the others)."""

@@ -39,6 +39,7 @@ from otel_exec.schedule.select import select
 from otel_exec.schedule.state import RunState
 from otel_exec.semconv import Outcome
 from otel_exec.spans.ids import IdGenerator
+from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -233,7 +234,9 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     """Run to the end; then close what is open, write the whole record and give the exporter its time."""
     config, runner, aggregator, store = order.config, wired.runner, wired.aggregator, wired.store
     problem: BaseException | None = None
-    exporter = _start_exporter(config, store.folder, sampled=settings.sampled and tracer_provider is None)
+    if wired.meter is not None:
+        wired.meter.begin()
+    exporter = _start_exporter(config, store.folder, spans=settings.sampled and tracer_provider is None)
     spool_folder = os.path.join(store.folder, "spans")
     forward = _forwarder(spool_folder, tracer_provider)
     timing = _timing_log(spool_folder, os.path.join(store.folder, "run.log")) if config.timing or config.debug else None
@@ -248,6 +251,8 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     spans.close_run(order.experiment.name, runner.parts.clock.now_ns(), outcome)
     wired.recorder.finish(spans.take())
     wired.spool.close()
+    if wired.meter is not None:
+        wired.meter.end()
     for code, message, count in wired.recorder.take_warnings():
         aggregator.warn(code, message, count)
     for follower in (forward, timing):
@@ -264,7 +269,9 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
         if exporter is not None:
             wired.keeper.end(exported(summary, aggregator))
         if config.console and settings.sampled:
-            _print_spans(store.folder)
+            _print_lines(store.folder, Signal.TRACES)
+        if config.console_metrics:
+            _print_lines(store.folder, Signal.METRICS)
         store.close()
     except RecordError as error:
         problem = problem or error
@@ -326,18 +333,20 @@ def _pack(executor: Executor, steps: Sequence[Step]) -> dict[int, object]:
     return packed
 
 
-def _start_exporter(config: Config, folder: str, *, sampled: bool) -> ExporterHandle | None:
-    if not sampled or config.sdk_disabled or not config.traces:
+def _start_exporter(config: Config, folder: str, *, spans: bool) -> ExporterHandle | None:
+    """Start the exporter where anything is to go out; `spans`: whether they are."""
+    traces = config.traces if spans else ()
+    if config.sdk_disabled or not (traces or config.metrics):
         return None
     from otel_exec.spans.exporter import ExporterHandle
 
-    return ExporterHandle.start(folder, config.traces, exit_timeout_s=config.exit_timeout_s)
+    return ExporterHandle.start(folder, traces, exit_timeout_s=config.exit_timeout_s, metrics=config.metrics)
 
 
-def _print_spans(folder: str) -> None:
-    from otel_exec.spans.exporter import print_spans
+def _print_lines(folder: str, signal: Signal) -> None:
+    from otel_exec.spans.exporter import print_lines
 
-    print_spans(folder, sys.stdout)
+    print_lines(folder, sys.stdout, signal)
 
 
 def _timing_log(spool_folder: str, path: str) -> TimingLog:

@@ -56,10 +56,15 @@ class Aggregator:
 
     Args:
         skeleton: the record as it was when the run began: every step with its plan's half, `start_time_unix_nano` set. It is filled in place.
+
+    `news`: a list that transitions are kept in for who takes them out again, as metrics do; `None` while nobody does.
     """
+
+    news: list[JournalLine] | None
 
     def __init__(self, skeleton: RunRecord) -> None:
         self.record = skeleton
+        self.news = None
         self.start_ns = int(skeleton.start_time_unix_nano)
         self.steps: dict[str, StepRecord] = {step.node_id: step for step in skeleton.steps}
         self.sums: dict[tuple[str, int], TaskSums] = {}
@@ -80,6 +85,8 @@ class Aggregator:
 
     def transition(self, line: JournalLine) -> None:
         """Take in one state transition."""
+        if self.news is not None:
+            self.news.append(line)
         what = line.what
         if what in {"created", "claimed", "ended", "settled", "waiting"}:
             step = self.steps.get(line.node or "")
@@ -238,6 +245,11 @@ class Aggregator:
                 attempt.claimed_ns = start
         if field != "backoff_ns":
             self._settle_attempt(attempt, span.end_ns)
+
+    def longest_queue(self, step: StepRecord, attempt: AttemptRecord) -> str | None:
+        """Return the id of the span in which an attempt queued longest."""
+        parts = self._parts_seen.get((step.node_id, attempt.attempt, "queue_ns"), {})
+        return max(parts, key=parts.__getitem__, default=None)
 
     def _settle_attempt(self, attempt: AttemptRecord, end_ns: int) -> None:
         end = end_ns - self.start_ns

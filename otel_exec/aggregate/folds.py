@@ -18,7 +18,7 @@ class PhaseFold(msgspec.Struct):
 
     `union_ns`: wall-clock time in which at least one occurrence was open (within one task, then summed). `self_ns`: the sum of the occurrences' own intervals minus the union of their children's.
     `share_ns`: at each instant the innermost open phases of the task share it equally; this phase's part. Shares and the unaccounted rest add up to the task's duration exactly.
-    `samples`: the occurrences' durations.
+    `samples`: the occurrences' durations. `slowest`: of the occurrences that have a span, the longest, as (duration, end, span id); of equals the first to end.
     """
 
     count: int = 0
@@ -30,6 +30,13 @@ class PhaseFold(msgspec.Struct):
     max_ns: int | None = None
     errors: int = 0
     samples: Histogram = msgspec.field(default_factory=Histogram)
+    slowest: tuple[int, int, str] | None = None
+
+    def spanned(self, duration_ns: int, end_ns: int, span_id: str) -> None:
+        """Remember an occurrence that has a span, if it is the slowest. In whatever order they come, the same one is kept."""
+        slowest = self.slowest
+        if slowest is None or duration_ns > slowest[0] or (duration_ns == slowest[0] and (end_ns, span_id) < slowest[1:]):
+            self.slowest = (duration_ns, end_ns, span_id)
 
     def merge(self, other: PhaseFold) -> None:
         """Add another fold of the same phase to this one."""
@@ -44,6 +51,8 @@ class PhaseFold(msgspec.Struct):
             self.max_ns = other.max_ns if self.max_ns is None else max(self.max_ns, other.max_ns)
         self.errors += other.errors
         self.samples.merge(other.samples)
+        if other.slowest is not None:
+            self.spanned(*other.slowest)
 
 
 class NodeFold(msgspec.Struct):

@@ -121,8 +121,8 @@ class Sweep:
             above.earned_from = self._earned
             self._innermost += 1
 
-    def closed(self, span_id: str, at_ns: int, error: bool) -> str | None:
-        """Close a phase, unknown ids are ignored; returns its node."""
+    def closed(self, span_id: str, at_ns: int, error: bool, *, spanned: bool = True) -> str | None:
+        """Close a phase, unknown ids are ignored; returns its node. `spanned`: it has a span of that id."""
         opens = self._open
         phase = opens.pop(span_id, None)
         if phase is None:
@@ -154,6 +154,8 @@ class Sweep:
         if error:
             fold.errors += 1
         fold.samples.add(duration_ns)
+        if spanned:
+            fold.spanned(duration_ns, at_ns, span_id)
         return phase.node
 
     def is_open(self, span_id: str) -> bool:
@@ -167,7 +169,7 @@ class Sweep:
     def finish(self, at_ns: int) -> int:
         """Close what is open and deal out the shares; returns the time in which any phase was open."""
         for span_id in list(self._open):
-            self.closed(span_id, at_ns, error=False)
+            self.closed(span_id, at_ns, error=False, spanned=False)
         self._advance(at_ns)
         missing = self._busy_ns
         rests: list[tuple[int, str]] = []

@@ -78,13 +78,13 @@ class TaskFold:
         if not self._ended:
             self._sweep.wait_opened(span_id, parent_span_id, at_ns)
 
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """A phase or a wait closed; ids that are not open are ignored."""
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None, spanned: bool = True) -> None:
+        """A phase or a wait closed; ids that are not open are ignored. `spanned`: it has a span, and is not only counted."""
         if self._ended or not self._sweep.is_open(span_id):
             return
-        node = self._sweep.closed(span_id, at_ns, error)
+        node = self._sweep.closed(span_id, at_ns, error, spanned=spanned)
         if node is not None:
-            self._node_sweeps[node].closed(span_id, at_ns, error)
+            self._node_sweeps[node].closed(span_id, at_ns, error, spanned=spanned)
         if tokens:
             totals = self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens
             for key, count in tokens.items():
@@ -170,9 +170,9 @@ def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
             node = record.attributes.get(NODE_ID, own_node)
             fold.opened(span_id, _phase_above(record, spans), record.name, at_ns, node_id=None if node == own_node else str(node))
         else:
-            # A phase that outlived its task had not failed by then.
-            error = record.status == _STATUS_ERROR and record.end_ns <= task.end_ns
-            fold.closed(span_id, at_ns, error=error, tokens=_tokens(record) if record.kind == Kind.PHASE else None)
+            # A phase that outlived its task had not failed by then, and had no span yet.
+            in_time = record.end_ns <= task.end_ns
+            fold.closed(span_id, at_ns, error=in_time and record.status == _STATUS_ERROR, tokens=_tokens(record) if record.kind == Kind.PHASE else None, spanned=in_time)
     fold.finish(task.end_ns)
     return fold
 

@@ -103,13 +103,13 @@ def _newest_export(record: SummaryRecord) -> Export | None:
         return None
     said = record.export or Export()
     # Of several endpoints, after a replay to another one say, the one that has most tells how far the spans have come; the run's own goes first.
-    endpoint = max(known.endpoints, key=lambda name: (known.endpoints[name].spans_acknowledged, name == said.endpoint))
+    endpoint = max(known.endpoints, key=lambda name: (known.endpoints[name].acknowledged, name == said.endpoint))
     progress = known.endpoints[endpoint]
-    settled = progress.spans_acknowledged + progress.spans_rejected
+    settled = progress.acknowledged + progress.rejected
     return Export(
         endpoint=endpoint,
         protocol=progress.protocol or said.protocol,
         spans=max(said.spans, settled),
-        spans_acknowledged=progress.spans_acknowledged,
-        spans_rejected=progress.spans_rejected,
+        spans_acknowledged=progress.acknowledged,
+        spans_rejected=progress.rejected,
     )

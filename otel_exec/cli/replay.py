@@ -78,7 +78,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if not entry.waiting:
             print(_nothing_left(entry, folder))
         elif arguments.dry_run:
-            print(f"would send {entry.waiting:,} of {plural(entry.spans, 'span')} to {entry.url}; {_settled(entry)}")
+            print(f"would send {entry.waiting:,} of {plural(entry.total, 'span')} to {entry.url}; {_settled(entry)}")
     if not waiting or arguments.dry_run:
         return 0
     endpoints = [endpoint for endpoint, entry in zip(settings.traces, before.endpoints, strict=True) if entry.waiting]
@@ -124,11 +124,11 @@ def _run_folder(run: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _nothing_left(entry: EndpointSummary, folder: str) -> str:
-    if not entry.spans:
+    if not entry.total:
         return f"nothing to send: there are no spans in {os.path.join(folder, 'spans')}"
     if entry.rejected:
-        return f"nothing to send: {entry.url} has acknowledged {entry.acknowledged:,} of {plural(entry.spans, 'span')} and refused {entry.rejected:,} for good"
-    return f"nothing to send: {entry.url} has acknowledged {'the only span' if entry.spans == 1 else f'all {entry.spans:,} spans'}"
+        return f"nothing to send: {entry.url} has acknowledged {entry.acknowledged:,} of {plural(entry.total, 'span')} and refused {entry.rejected:,} for good"
+    return f"nothing to send: {entry.url} has acknowledged {'the only span' if entry.total == 1 else f'all {entry.total:,} spans'}"
 
 
 def _settled(entry: EndpointSummary) -> str:

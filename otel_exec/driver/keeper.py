@@ -7,13 +7,14 @@ while the run goes on (a step's outcome is never lost for it) and an error at it
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from otel_exec.aggregate.assemble import render, render_rows
 from otel_exec.aggregate.tally import Tally
 from otel_exec.complete import MOST_ROWS, finish, status_of
 from otel_exec.errors import RecordError
 from otel_exec.metrics import MetricsCollector
-from otel_exec.record.model import Export, OpenRecord
+from otel_exec.record.model import Export, MetricsExport, OpenRecord
 from otel_exec.record.run_store import write_record
 from otel_exec.schedule.pace import Pace
 from otel_exec.semconv import Kind
@@ -143,10 +144,25 @@ def exported(summary: ExportSummary, aggregator: Aggregator) -> Export:
     """Return what the record says of the export; what is still in the spool, or was refused, is a warning with its reason."""
     for endpoint in summary.endpoints:
         if endpoint.error:
-            aggregator.warn("export", f"{endpoint.acknowledged} of {endpoint.spans} spans were acknowledged by {endpoint.url}: {endpoint.error}")
+            aggregator.warn("export", f"{endpoint.acknowledged} of {endpoint.total} spans were acknowledged by {endpoint.url}: {endpoint.error}")
     if summary.problem:
         aggregator.warn("export", summary.problem)
-    if not summary.endpoints:
-        return Export()
-    first = summary.endpoints[0]
-    return Export(endpoint=first.url, protocol=first.protocol, spans=first.spans, spans_acknowledged=first.acknowledged, spans_rejected=first.rejected)
+    export = Export()
+    if summary.endpoints:
+        first = summary.endpoints[0]
+        export = Export(endpoint=first.url, protocol=first.protocol, spans=first.total, spans_acknowledged=first.acknowledged, spans_rejected=first.rejected)
+    if summary.metrics:
+        export.metrics = _metrics_exported(summary, aggregator)
+    return export
+
+
+def _metrics_exported(summary: ExportSummary, aggregator: Aggregator) -> MetricsExport:
+    """Return what the record says of the export of metrics.
+
+    A receiver of spans alone (as Jaeger is) is no fault: that is noted and not warned of. Nor is one warned of twice, where the same host took no spans.
+    """
+    first = summary.metrics[0]
+    silent = {urlsplit(endpoint.url).netloc for endpoint in summary.endpoints if endpoint.error}
+    if first.error and not first.absent and not summary.problem and urlsplit(first.url).netloc not in silent:
+        aggregator.warn("metrics_export", f"{first.acknowledged} of {first.total} data points were acknowledged by {first.url}: {first.error}")
+    return MetricsExport(first.url, first.protocol, first.total, first.acknowledged, first.rejected, first.error or None)

@@ -16,6 +16,7 @@ from otel_exec.clock import to_iso
 from otel_exec.driver.earlier import earlier_means
 from otel_exec.driver.environment import describe, instance_resource
 from otel_exec.driver.keeper import Keeper
+from otel_exec.driver.meter import Meter
 from otel_exec.driver.step_info import cached_from, look_up, static_info
 from otel_exec.execute.base import RunSettings
 from otel_exec.record import locks
@@ -28,6 +29,8 @@ from otel_exec.spans.span_record import SpanLimits
 from otel_exec.spans.spool import SpoolWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_exec.clock import AnchoredClock
     from otel_exec.config import Config
     from otel_exec.driver.live import LiveListener
@@ -63,6 +66,7 @@ class Wired:
     recorder: Recorder
     spool: SpoolWriter
     store: RunStore
+    meter: Meter | None
 
 
 def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[RunSettings, RunStore]:
@@ -130,7 +134,8 @@ def wire(
     for text in config.warnings:
         aggregator.warn("configuration", text)
     spool_folder = os.path.join(store.folder, "spans")
-    spool = SpoolWriter(spool_folder, "driver", {**dict(settings.resource), "process.pid": os.getpid()})
+    resource = {**dict(settings.resource), "process.pid": os.getpid()}
+    spool = SpoolWriter(spool_folder, "driver", resource)
     recorder = Recorder(
         exec_id=settings.exec_id,
         trace_id=settings.trace_id,
@@ -145,6 +150,10 @@ def wire(
     parent_span_id = config.parent[1] if config.parent else ""
     listener.looks_back(lambda: earlier_means(plan, decisions, config.prefix, not_in=settings.exec_id))
     keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta)
+    meter = None
+    if config.metrics or config.console_metrics:
+        templates = [step.template for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]
+        meter = Meter(store.folder, config, aggregator, clock, resource, templates, sampled=settings.sampled)
     parts = RunnerParts(
         plan=plan,
         decisions=decisions,
@@ -161,9 +170,17 @@ def wire(
         info_of=static_info(plan),
         look_up=look_up,
         packed=packed,
-        keep=keeper.keep,
+        keep=keeper.keep if meter is None else _both(keeper.keep, meter.keep),
         gates=order.gates,
         grace_s=config.grace_s,
         timeout_s=config.timeout_s,
     )
-    return Wired(Runner(parts), keeper, aggregator, recorder, spool, store)
+    return Wired(Runner(parts), keeper, aggregator, recorder, spool, store, meter)
+
+
+def _both(first: Callable[[Runner], None], second: Callable[[Runner], None]) -> Callable[[Runner], None]:
+    def keep(runner: Runner) -> None:
+        first(runner)
+        second(runner)
+
+    return keep

@@ -262,10 +262,21 @@ class Wall(msgspec.Struct, gc=False):
     driver_ns: int = 0
 
 
+class MetricsExport(msgspec.Struct, gc=False):
+    """What was exported of the run's metrics, in data points. `note`: one sentence on why not all of them were taken, `null` where they were."""
+
+    endpoint: str
+    protocol: str
+    points: int = 0
+    points_acknowledged: int = 0
+    points_rejected: int = 0
+    note: str | None = None
+
+
 class Export(msgspec.Struct, gc=False):
     """What was exported, as known when written; `export.json` in the run's folder is newer. `endpoint` has no secrets in it.
 
-    `spans_rejected` were refused for good; what is neither that nor acknowledged is in the spool.
+    `spans_rejected` were refused for good; what is neither that nor acknowledged is in the spool. `metrics`: `null` where none were to go out.
     """
 
     endpoint: str | None = None
@@ -273,6 +284,7 @@ class Export(msgspec.Struct, gc=False):
     spans: int = 0
     spans_acknowledged: int = 0
     spans_rejected: int = 0
+    metrics: MetricsExport | None = None
 
 
 class RecordWarning(msgspec.Struct, gc=False):

@@ -280,7 +280,7 @@ class Attempts:
 
     def _worker_died(self, notice: WorkerDied) -> Sequence[Event]:
         self.spans.worker_ended(notice.worker_id, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason)
-        self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="died", data={"reason": notice.reason}))
+        self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="died", data={"reason": notice.reason, "error_type": notice.error_type}))
         events = []
         for key in notice.attempts:
             running = self.running.pop(key, None)

@@ -86,7 +86,7 @@ class RunnerParts:
 class Runner:
     """Runs one plan to its end.
 
-    `levels_ended` counts those that have closed. `attempts` holds what is in hand, `beats` what each worker last said was open in it, `errors` each failed step's last error by its index, in the order in which
+    `levels_ended` counts those that have closed. `attempts` holds what is in hand, `beats` what each worker last said was open in it, at `beat_ns` (it says so while it has work), `errors` each failed step's last error by its index, in the order in which
     they settled, `last_words` the tail of what it had printed.
     """
 
@@ -94,6 +94,7 @@ class Runner:
         self.parts = parts
         self.plan = parts.plan
         self.beats: dict[str, tuple[OpenSpan, ...]] = {}
+        self.beat_ns: dict[str, int] = {}
         self.errors: dict[int, ErrorInfo] = {}
         self.last_words: dict[int, str] = {}
         self.status = StatusWriter(parts.settings, parts.clock, parts.aggregator)
@@ -181,6 +182,7 @@ class Runner:
     def _take(self, notice: Notice) -> None:
         if isinstance(notice, Beat):
             self.beats[notice.worker_id] = notice.open_spans
+            self.beat_ns[notice.worker_id] = notice.at_ns
         elif isinstance(notice, Output):
             self.parts.listener.output(self.plan.steps[self._index[notice.node_id]].name, notice.text)
         else:

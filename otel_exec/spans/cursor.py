@@ -20,11 +20,12 @@ import msgspec
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
+from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["CURSOR_FILE", "Cursor", "EndpointProgress", "ExportState", "FileProgress", "Lease", "Move", "read_export"]
+__all__ = ["CURSOR_FILE", "Cursor", "EndpointProgress", "ExportState", "FileProgress", "Lease", "MetricsProgress", "Move", "read_export"]
 
 CURSOR_FILE = "export.json"
 _LOCK_FILE = "export.lock"
@@ -32,33 +33,55 @@ _VERSION = "1.0"
 
 
 class FileProgress(msgspec.Struct):
-    """How far one file went to one endpoint. `skipped` counts lines that were not spans."""
+    """How far one file went to one endpoint. `acknowledged` and `rejected` count spans, or data points; `skipped` counts lines that held none."""
 
     bytes: int = 0
-    spans: int = 0
+    acknowledged: int = 0
     rejected: int = 0
     skipped: int = 0
 
 
-class EndpointProgress(msgspec.Struct):
-    """What one endpoint has acknowledged. `last_error` is why nothing goes out at the moment, `last_rejection` why spans were refused for good."""
+class EndpointProgress(msgspec.Struct, rename={"acknowledged": "spans_acknowledged", "rejected": "spans_rejected"}):
+    """What one endpoint has acknowledged, in spans. `last_error` is why nothing goes out at the moment, `last_rejection` why some were refused for good.
+
+    `absent`: the receiver has no service for this signal.
+    """
 
     protocol: str = ""
-    spans_acknowledged: int = 0
-    spans_rejected: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
     lines_skipped: int = 0
     last_acknowledged_at: str | None = None
     last_error: str | None = None
     last_rejection: str | None = None
+    absent: bool = False
     files: dict[str, FileProgress] = {}
 
 
+class MetricsProgress(EndpointProgress, rename={"acknowledged": "points_acknowledged", "rejected": "points_rejected"}):
+    """The same of metrics, in data points."""
+
+    acknowledged: int = 0
+    rejected: int = 0
+
+
 class ExportState(msgspec.Struct):
-    """`export.json`. Endpoints are named by their address without secrets, files by their path in the run's folder."""
+    """`export.json`: `endpoints` for spans, `metrics` for metrics. Endpoints are named by their address without secrets, files by their path in the run's folder."""
 
     schema_version: str = _VERSION
     updated_at: str | None = None
     endpoints: dict[str, EndpointProgress] = {}
+    metrics: dict[str, MetricsProgress] = {}
+
+    def entries(self, signal: Signal) -> Mapping[str, EndpointProgress]:
+        """Return what is known of a signal, by endpoint."""
+        return self.metrics if signal is Signal.METRICS else self.endpoints
+
+    def entry(self, signal: Signal, endpoint: str) -> EndpointProgress:
+        """Return an endpoint's entry, made where there is none."""
+        if signal is Signal.METRICS:
+            return self.metrics.setdefault(endpoint, MetricsProgress())
+        return self.endpoints.setdefault(endpoint, EndpointProgress())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +90,7 @@ class Move:
 
     file: str
     end: int
-    spans: int = 0
+    acknowledged: int = 0
     rejected: int = 0
     skipped: int = 0
 
@@ -113,44 +136,44 @@ class Cursor:
         self._closed = False
         self.save_error: str | None = None
 
-    def progress(self, endpoint: str) -> EndpointProgress:
+    def progress(self, endpoint: str, signal: Signal = Signal.TRACES) -> EndpointProgress:
         """Return an endpoint's entry, made where there is none. Only the endpoint's own thread reads it."""
         with self._lock:
-            return self._state.endpoints.setdefault(endpoint, EndpointProgress())
+            return self._state.entry(signal, endpoint)
 
-    def position(self, endpoint: str, file: str) -> int:
+    def position(self, endpoint: str, file: str, signal: Signal = Signal.TRACES) -> int:
         """Return the byte that the endpoint goes on from."""
-        entry = self.progress(endpoint).files.get(file)
+        entry = self.progress(endpoint, signal).files.get(file)
         return entry.bytes if entry else 0
 
-    def advance(self, endpoint: str, moves: Iterable[Move], *, rejection: str | None = None) -> None:
+    def advance(self, endpoint: str, moves: Iterable[Move], *, signal: Signal = Signal.TRACES, rejection: str | None = None) -> None:
         """Note lines as settled, and write it down before anything else is sent."""
         with self._lock:
             if self._closed:
                 return
-            entry = self._state.endpoints.setdefault(endpoint, EndpointProgress())
+            entry = self._state.entry(signal, endpoint)
             for move in moves:
                 file = entry.files.setdefault(move.file, FileProgress())
                 file.bytes = max(file.bytes, move.end)
-                file.spans += move.spans
+                file.acknowledged += move.acknowledged
                 file.rejected += move.rejected
                 file.skipped += move.skipped
-                entry.spans_acknowledged += move.spans
-                entry.spans_rejected += move.rejected
+                entry.acknowledged += move.acknowledged
+                entry.rejected += move.rejected
                 entry.lines_skipped += move.skipped
-            entry.last_error = None
+            entry.last_error, entry.absent = None, False
             entry.last_acknowledged_at = to_iso(time.time_ns())
             if rejection:
                 entry.last_rejection = rejection
             self._save()
 
-    def note(self, endpoint: str, error: str | None) -> None:
-        """Write down why nothing goes out."""
+    def note(self, endpoint: str, error: str | None, *, signal: Signal = Signal.TRACES, absent: bool = False) -> None:
+        """Write down why nothing goes out; `absent`: because the receiver has no service for the signal."""
         with self._lock:
-            entry = self._state.endpoints.setdefault(endpoint, EndpointProgress())
-            if self._closed or entry.last_error == error:
+            entry = self._state.entry(signal, endpoint)
+            if self._closed or (entry.last_error, entry.absent) == (error, absent):
                 return
-            entry.last_error = error
+            entry.last_error, entry.absent = error, absent
             self._save()
 
     def close(self) -> None:

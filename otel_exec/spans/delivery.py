@@ -1,9 +1,9 @@
-"""Delivers a run's spans to its endpoints: what the live export, the export that catches up and `replay` all are.
+"""Delivers a run's spans and metrics to their endpoints: what the live export, the export that catches up and `replay` all are.
 
 What comes in: a run's folder and endpoints. What goes out: requests, and acknowledgements in the cursor. Only what no endpoint's cursor has is sent,
 in each file's order, one request at a time an endpoint. Imports no OpenTelemetry itself.
 
-A line leaves the queue in three ways: the receiver has acknowledged it; it is not a span (skipped); or it is refused by itself, by a receiver that does
+A line leaves the queue in three ways: the receiver has acknowledged it; it is no span, no metric (skipped); or it is refused by itself, by a receiver that does
 accept others or because it is not OTLP (rejected). Whatever else happens, it stays in the spool.
 """
 
@@ -12,10 +12,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_exec.spans.cursor import Move
+from otel_exec.spans.signal import Signal
 from otel_exec.spans.spool_follower import SpoolFollower
 from otel_exec.spans.transport import Answer, open_transport
 
@@ -39,7 +41,7 @@ _STRIKES = 8
 
 
 class Delivery:
-    """Delivers to one endpoint, in a thread of its own.
+    """Delivers one signal to one endpoint, in a thread of its own.
 
     Args:
         run_folder: the run's folder.
@@ -47,15 +49,27 @@ class Delivery:
         cursor: the run's cursor, shared by the run's deliveries.
         progress: called after each acknowledgement, from the delivery's thread.
         transport: for tests; else the endpoint's own.
+        signal: what is delivered.
     """
 
-    def __init__(self, run_folder: str, endpoint: Endpoint, cursor: Cursor, progress: Callable[[], None], transport: Transport | None = None) -> None:
+    def __init__(
+        self,
+        run_folder: str,
+        endpoint: Endpoint,
+        cursor: Cursor,
+        progress: Callable[[], None],
+        transport: Transport | None = None,
+        signal: Signal = Signal.TRACES,
+    ) -> None:
         self._name = endpoint.shown
         self._endpoint = endpoint
+        self.signal = signal
         self._cursor = cursor
+        self._note = partial(cursor.note, self._name, signal=signal)
+        self._advance = partial(cursor.advance, self._name, signal=signal)
         self._progress = progress
         self._transport = transport
-        self._follower = SpoolFollower(run_folder, lambda file: cursor.position(self._name, file))
+        self._follower = SpoolFollower(run_folder, lambda file: cursor.position(self._name, file, signal), signal)
         self._ending = threading.Event()
         self._abandoned = threading.Event()
         self._set_aside: list[Line] = []
@@ -77,10 +91,10 @@ class Delivery:
         try:
             self._run()
         except Exception as error:  # never the run's problem; the lines stay in the spool
-            self._cursor.note(self._name, f"{self._name}: {type(error).__name__}: {error}")
+            self._note(f"{self._name}: {type(error).__name__}: {error}")
 
     def _run(self) -> None:
-        self._cursor.progress(self._name).protocol = self._endpoint.protocol
+        self._cursor.progress(self._name, self.signal).protocol = self._endpoint.protocol
         transport = self._transport or open_transport(self._endpoint)
         acknowledged = False
         while not self._abandoned.is_set():
@@ -92,7 +106,7 @@ class Delivery:
                     break
                 acknowledged = True
             elif batch.tails and not batch.lines:
-                self._cursor.advance(self._name, batch.tails)
+                self._advance(batch.tails)
             elif ending:
                 break
             if not batch.full:
@@ -111,7 +125,7 @@ class Delivery:
             if answer.verdict == "accepted":
                 self._settle(part, answer)
             elif answer.verdict == "refused":
-                self._cursor.note(self._name, answer.reason)
+                self._note(answer.reason, absent=answer.absent)
                 return False
             elif len(part) > 1:
                 middle = len(part) // 2
@@ -123,7 +137,7 @@ class Delivery:
         else:
             self._seen_stuck = 0
             if batch.tails:
-                self._cursor.advance(self._name, batch.tails)
+                self._advance(batch.tails)
         return True
 
     def _attempt(self, transport: Transport, part: Sequence[Line]) -> Answer | None:
@@ -136,7 +150,7 @@ class Delivery:
                 return Answer("content", f"{part[0].file}: {error}")
             if answer.verdict != "again":
                 return answer
-            self._cursor.note(self._name, answer.reason)
+            self._note(answer.reason)
             failures += 1
             if not self._pause(failures, answer.retry_after_s):
                 failures = 0
@@ -157,26 +171,26 @@ class Delivery:
 
     def _settle(self, part: Sequence[Line], answer: Answer) -> None:
         """Note a request as acknowledged, and with it the lines before it that were refused by themselves."""
-        moves = [Move(line.file, line.end, line.spans, 0, line.skipped) for line in part]
+        moves = [Move(line.file, line.end, line.count, 0, line.skipped) for line in part]
         if answer.rejected:
             last = part[-1]
             moves.append(Move(last.file, last.end, -answer.rejected, answer.rejected))
         moves.extend(_rejected(self._set_aside))
-        self._cursor.advance(self._name, moves, rejection=answer.reason or (self._why_set_aside if self._set_aside else None))
+        self._advance(moves, rejection=answer.reason or (self._why_set_aside if self._set_aside else None))
         self._set_aside = []
         self._strikes = 0
         self._progress()
 
     def _give_up_on(self, line: Line, answer: Answer) -> bool:
         """Set a line aside that is refused by itself; returns whether the endpoint is worth going on with."""
-        if self._cursor.progress(self._name).spans_acknowledged or not _fits(line):
-            self._cursor.advance(self._name, _rejected([line]), rejection=answer.reason)
+        if self._cursor.progress(self._name, self.signal).acknowledged or not _fits(line):
+            self._advance(_rejected([line]), rejection=answer.reason)
             self._progress()
             return True
         self._set_aside.append(line)
         self._why_set_aside = answer.reason
         self._strikes += 1
-        self._cursor.note(self._name, answer.reason)
+        self._note(answer.reason)
         return self._strikes < _STRIKES
 
 
@@ -192,19 +206,34 @@ def _fits(line: Line) -> bool:
 
 
 def _rejected(lines: Sequence[Line]) -> list[Move]:
-    return [Move(line.file, line.end, 0, line.spans, line.skipped) for line in lines]
+    return [Move(line.file, line.end, 0, line.count, line.skipped) for line in lines]
+
+
+def _ignore() -> None:
+    """Metrics that were acknowledged give spans no more time."""
 
 
 class Export:
-    """Delivers a run's spans to all its endpoints at once, so that a slow one holds up no other."""
+    """Delivers a run's spans, and its metrics, to all their endpoints at once, so that a slow one holds up no other.
 
-    def __init__(self, run_folder: str, endpoints: Sequence[Endpoint], cursor: Cursor, progress: Callable[[], None] = lambda: None) -> None:
+    Args:
+        run_folder: the run's folder.
+        endpoints: where spans go.
+        cursor: the run's cursor.
+        progress: called after each acknowledgement of spans.
+        metrics: where metrics go.
+    """
+
+    def __init__(
+        self, run_folder: str, endpoints: Sequence[Endpoint], cursor: Cursor, progress: Callable[[], None] = lambda: None, metrics: Sequence[Endpoint] = ()
+    ) -> None:
         self._changed = threading.Condition()
         self._acknowledgements = 0
-        self._running = len(endpoints)
+        self._running = Counter({Signal.TRACES: len(endpoints), Signal.METRICS: len(metrics)})
         self._cursor = cursor
         self._tell = progress
         self._deliveries = [Delivery(run_folder, endpoint, cursor, self._acknowledged) for endpoint in endpoints]
+        self._deliveries += [Delivery(run_folder, endpoint, cursor, _ignore, signal=Signal.METRICS) for endpoint in metrics]
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -217,20 +246,23 @@ class Export:
             delivery.end()
 
     def wait(self, patience_s: float, longest_s: float) -> bool:
-        """Wait for the end as long as acknowledgements keep coming; returns whether it came. What did not get out is abandoned.
+        """Wait for the end as long as acknowledgements of spans keep coming; returns whether it came. What did not get out is abandoned.
+
+        Metrics have the same time and never prolong it: a metrics endpoint that is slow or dead changes nothing for spans.
 
         Args:
             patience_s: seconds without an acknowledgement.
             longest_s: seconds in all.
         """
-        last = time.monotonic() + longest_s
+        now = time.monotonic()
+        last, quiet = now + longest_s, now + patience_s
         with self._changed:
-            while self._running:
-                seen = self._acknowledgements, self._running
-                self._changed.wait(min(patience_s, last - time.monotonic()))
-                if (self._acknowledgements, self._running) == seen or time.monotonic() >= last:
-                    break
-            finished = not self._running
+            seen = self._spans_seen()
+            while self._running.total() and (left := min(quiet, last) - time.monotonic()) > 0:
+                self._changed.wait(left)
+                if seen != self._spans_seen():
+                    seen, quiet = self._spans_seen(), time.monotonic() + patience_s
+            finished = not self._running.total()
         for delivery in self._deliveries:
             delivery.abandon()
         self._cursor.close()
@@ -239,8 +271,11 @@ class Export:
     def _deliver(self, delivery: Delivery) -> None:
         delivery.run()
         with self._changed:
-            self._running -= 1
+            self._running[delivery.signal] -= 1
             self._changed.notify_all()
+
+    def _spans_seen(self) -> tuple[int, int]:
+        return self._acknowledgements, self._running[Signal.TRACES]
 
     def _acknowledged(self) -> None:
         with self._changed:

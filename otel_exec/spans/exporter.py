@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from otel_exec.errors import RecordError
-from otel_exec.spans.cursor import Cursor, EndpointProgress, FileProgress, Lease, read_export
+from otel_exec.spans.cursor import Cursor, ExportState, FileProgress, Lease, read_export
 from otel_exec.spans.delivery import LONGEST_DRAIN_S, Export
 from otel_exec.spans.exporter_process import EXIT_DONE, EXIT_LEFT_SOME, ExporterSettings
-from otel_exec.spans.otlp_json import SPAN_MARK
-from otel_exec.spans.spool_follower import spool_files
+from otel_exec.spans.otlp_json import ITEM_MARK
+from otel_exec.spans.signal import Signal
+from otel_exec.spans.spool_follower import FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from otel_exec.config import Endpoint
 
-__all__ = ["EndpointSummary", "ExportSummary", "ExporterHandle", "export_once", "print_spans", "summarize"]
+__all__ = ["EndpointSummary", "ExportSummary", "ExporterHandle", "export_once", "print_lines", "summarize"]
 
 LOG_FILE = "export.log"
 # The process gives up by itself a little earlier than it is killed, so that it can write down why.
@@ -42,54 +43,59 @@ _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 
 @dataclass(frozen=True, slots=True)
 class EndpointSummary:
-    """What became of a run's spans at one endpoint: `spans` in the spool, of which `acknowledged`, `rejected` for good, and the rest still waiting.
+    """What became of a run's spans, or data points, at one endpoint: `total` of them, of which `acknowledged`, `rejected` for good, and the rest still waiting.
 
-    `url` has no secrets. `error`: one sentence on why some are waiting or rejected, "" when all is well. `skipped` lines of the spool were no spans.
+    `url` has no secrets. `error`: one sentence on why some are waiting or rejected, "" when all is well. `skipped` lines were not what they should be.
+    `absent`: the receiver has no service for this signal.
     """
 
     url: str
     protocol: str
-    spans: int
+    total: int
     acknowledged: int
     rejected: int = 0
     skipped: int = 0
     error: str = ""
+    absent: bool = False
 
     @property
     def waiting(self) -> int:
-        """Spans that are neither acknowledged nor rejected."""
-        return self.spans - self.acknowledged - self.rejected
+        """Those that are neither acknowledged nor rejected."""
+        return self.total - self.acknowledged - self.rejected
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What became of a run's spans, an entry per endpoint. `problem`: why the exporter itself could not do its work, "" when it could."""
+    """What became of a run's spans (`endpoints`) and of its metrics, an entry per endpoint. `problem`: why the exporter itself could not do its work, "" when it could."""
 
     endpoints: tuple[EndpointSummary, ...]
     problem: str = ""
+    metrics: tuple[EndpointSummary, ...] = ()
 
 
 class ExporterHandle:
     """A running exporter process; made by `start`, ended by `finish`."""
 
-    def __init__(self, run_folder: str, endpoints: Sequence[Endpoint], exit_timeout_s: float) -> None:
+    def __init__(self, run_folder: str, endpoints: Sequence[Endpoint], exit_timeout_s: float, metrics: Sequence[Endpoint] = ()) -> None:
         self._run_folder = run_folder
         self._endpoints = tuple(endpoints)
+        self._metrics = tuple(metrics)
         self._exit_timeout_s = exit_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._problem = ""
         self._summary: ExportSummary | None = None
 
     @classmethod
-    def start(cls, run_folder: str, endpoints: Sequence[Endpoint], exit_timeout_s: float = 2.0) -> ExporterHandle:
-        """Start exporting a run's spool. Never raises: what goes wrong stands in the summary.
+    def start(cls, run_folder: str, endpoints: Sequence[Endpoint], exit_timeout_s: float = 2.0, metrics: Sequence[Endpoint] = ()) -> ExporterHandle:
+        """Start exporting a run's spool, and its metrics. Never raises: what goes wrong stands in the summary.
 
         Args:
             run_folder: the run's local folder; `spans/` in it need not exist yet.
-            endpoints: where to.
+            endpoints: where spans go.
             exit_timeout_s: how long `finish` waits without an acknowledgement.
+            metrics: where metrics go.
         """
-        handle = cls(run_folder, endpoints, exit_timeout_s)
+        handle = cls(run_folder, endpoints, exit_timeout_s, metrics)
         try:
             handle._start()
         except Exception as error:
@@ -102,7 +108,7 @@ class ExporterHandle:
         return self._process.pid if self._process else None
 
     def _start(self) -> None:
-        settings = msgspec.json.encode(ExporterSettings(list(self._endpoints), max(self._exit_timeout_s - _SELF_RESTRAINT_S, 0.0)))
+        settings = msgspec.json.encode(ExporterSettings(list(self._endpoints), max(self._exit_timeout_s - _SELF_RESTRAINT_S, 0.0), list(self._metrics)))
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONINSPECT", "PYTHONWARNINGS")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH", ""), _PACKAGE_ROOT]))
         with open(f"{self._run_folder}/{LOG_FILE}", "ab") as log:
@@ -140,7 +146,7 @@ class ExporterHandle:
                 self._problem = self._problem or f"the exporter could not be ended ({error})"
             finally:
                 self.kill()
-            self._summary = summarize(self._run_folder, self._endpoints, self._problem, f"no answer within {self._exit_timeout_s:g} s")
+            self._summary = summarize(self._run_folder, self._endpoints, self._problem, f"no answer within {self._exit_timeout_s:g} s", self._metrics)
         return self._summary
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
@@ -208,41 +214,47 @@ def export_once(run_folder: str, endpoints: Sequence[Endpoint], *, patience_s: f
     return summarize(run_folder, endpoints, problem, f"no answer within {patience_s:g} s")
 
 
-def summarize(run_folder: str, endpoints: Sequence[Endpoint], problem: str = "", silence: str = "") -> ExportSummary:
-    """Return what became of a run's spans, from its cursor and spool. Never raises.
+def summarize(run_folder: str, endpoints: Sequence[Endpoint], problem: str = "", silence: str = "", metrics: Sequence[Endpoint] = ()) -> ExportSummary:
+    """Return what became of a run's spans and metrics, from its cursor and files. Never raises.
 
     Args:
         run_folder: the run's local folder.
-        endpoints: the endpoints to tell of.
+        endpoints: the endpoints of spans to tell of.
         problem: what is known to have gone wrong with the exporter itself.
         silence: what to say of an endpoint that owes spans and gave no reason.
+        metrics: the endpoints of metrics to tell of.
     """
     try:
         state = read_export(run_folder)
     except RecordError as error:
         state, problem = None, problem or str(error)
-    found = []
-    for endpoint in endpoints:
-        entry = (state.endpoints.get(endpoint.shown) if state else None) or EndpointProgress()
-        waiting = sum(_spans_after(f"{run_folder}/{file}", entry.files.get(file, FileProgress()).bytes) for file, _ in spool_files(run_folder))
-        found.append(
-            EndpointSummary(
-                url=endpoint.shown,
-                protocol=endpoint.protocol,
-                spans=entry.spans_acknowledged + entry.spans_rejected + waiting,
-                acknowledged=entry.spans_acknowledged,
-                rejected=entry.spans_rejected,
-                skipped=entry.lines_skipped,
-                error=((entry.last_error or problem or f"{endpoint.shown}: {silence}") if waiting else entry.last_rejection) or "",
-            )
-        )
-    return ExportSummary(tuple(found), problem)
+    state = state or ExportState()
+    return ExportSummary(
+        tuple(_endpoint_summary(run_folder, endpoint, state, Signal.TRACES, problem, silence) for endpoint in endpoints),
+        problem,
+        tuple(_endpoint_summary(run_folder, endpoint, state, Signal.METRICS, problem, silence) for endpoint in metrics),
+    )
 
 
-def print_spans(run_folder: str, stream: TextIO) -> int:
-    """Print a run's spool lines as they are, one export request a line (`OTEL_TRACES_EXPORTER=console`); returns how many."""
+def _endpoint_summary(run_folder: str, endpoint: Endpoint, state: ExportState, signal: Signal, problem: str, silence: str) -> EndpointSummary:
+    entry = state.entry(signal, endpoint.shown)
+    waiting = sum(_items_after(f"{run_folder}/{file}", entry.files.get(file, FileProgress()).bytes) for file, _ in FILES[signal](run_folder))
+    return EndpointSummary(
+        url=endpoint.shown,
+        protocol=endpoint.protocol,
+        total=entry.acknowledged + entry.rejected + waiting,
+        acknowledged=entry.acknowledged,
+        rejected=entry.rejected,
+        skipped=entry.lines_skipped,
+        error=((entry.last_error or problem or f"{endpoint.shown}: {silence}") if waiting else entry.last_rejection) or "",
+        absent=entry.absent,
+    )
+
+
+def print_lines(run_folder: str, stream: TextIO, signal: Signal = Signal.TRACES) -> int:
+    """Print a signal's lines as they are, one export request a line (`OTEL_TRACES_EXPORTER=console`, `OTEL_METRICS_EXPORTER=console`); returns how many."""
     count = 0
-    for file, _ in spool_files(run_folder):
+    for file, _ in FILES[signal](run_folder):
         with open(f"{run_folder}/{file}", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.endswith("\n") and line.strip():
@@ -252,15 +264,15 @@ def print_spans(run_folder: str, stream: TextIO) -> int:
     return count
 
 
-def _spans_after(path: str, position: int) -> int:
-    """Return how many spans stand in a spool file after a position, without parsing it."""
+def _items_after(path: str, position: int) -> int:
+    """Return how many spans, or data points, stand in a file after a position, without parsing it."""
     count, carried = 0, b""
     try:
         with open(path, "rb") as file:
             file.seek(position)
             while chunk := file.read(1 << 22):
-                count += (carried + chunk).count(SPAN_MARK)
-                carried = chunk[-len(SPAN_MARK) + 1 :]
+                count += (carried + chunk).count(ITEM_MARK)
+                carried = chunk[-len(ITEM_MARK) + 1 :]
     except OSError:
         return count
     return count

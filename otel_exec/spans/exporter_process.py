@@ -32,10 +32,11 @@ _MAX_LOG_BYTES = 1 << 20
 
 
 class ExporterSettings(msgspec.Struct):
-    """What the driver says on stdin. `patience_s`: seconds without an acknowledgement before the rest is left in the spool."""
+    """What the driver says on stdin: where spans go, and metrics. `patience_s`: seconds without an acknowledgement before the rest is left in the spool."""
 
     endpoints: list[Endpoint]
     patience_s: float
+    metrics: list[Endpoint] = []
 
 
 class _Driver:
@@ -102,7 +103,7 @@ def _export(run_folder: str, settings: ExporterSettings, driver: _Driver) -> int
             raise RecordError(run_folder, "another exporter is at work on this run")
         lease = Lease.take(run_folder)
     cursor = Cursor(run_folder)
-    export = Export(run_folder, settings.endpoints, cursor, driver.progress)
+    export = Export(run_folder, settings.endpoints, cursor, driver.progress, settings.metrics)
     export.start()
     while not driver.ended(_TICK_S):
         if os.fstat(_STDERR).st_size > _MAX_LOG_BYTES:

@@ -1,73 +1,96 @@
 """OTLP/JSON lines as the official protobuf messages, and the few fields that are read from answers.
 
-What comes in: checked lines. What goes out: an `ExportTraceServiceRequest`. `json_format` would take hex ids for base64 and is seven times slower.
+What comes in: checked lines. What goes out: an `ExportTraceServiceRequest`, or an `ExportMetricsServiceRequest`. `json_format` would take hex ids for base64 and is seven times slower.
 
 Source: OTLP specification 1.5, "JSON Protobuf Encoding"; opentelemetry-proto; google/rpc/status.proto and error_details.proto.
 """
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from otel_exec.spans.otlp_proto_values import attributes_of, id_of, resource_of, scope_of
+from otel_exec.spans.signal import Signal
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from otel_exec.spans.otlp_json import ExportLine
 
-__all__ = ["ExportTraceServiceResponse", "retry_delay_s", "status_message", "to_request"]
+__all__ = ["partial_success", "partial_success_of", "retry_delay_s", "status_message", "to_request"]
 
 _decode = msgspec.json.Decoder().decode
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def to_request(lines: Sequence[ExportLine]) -> Any:
-    """Return one `ExportTraceServiceRequest` with all spans of the lines, grouped by resource and scope.
+    """Return one export request with all items of the lines (one or more, of one signal), grouped by resource and scope.
 
     Raises:
         ValueError: a line holds what the messages can't (an id that is not hex, a number past its range).
     """
-    request = ExportTraceServiceRequest()
+    request: Any
+    make: Callable[[dict[str, Any]], Any]
+    if lines[0].signal is Signal.METRICS:
+        from otel_exec.spans.otlp_proto_metrics import ExportMetricsServiceRequest, metric
+
+        request, of_resource, of_scope, of_item, make = ExportMetricsServiceRequest(), "resource_metrics", "scope_metrics", "metrics", metric
+    else:
+        request, of_resource, of_scope, of_item, make = ExportTraceServiceRequest(), "resource_spans", "scope_spans", "spans", _span
     resources: dict[tuple[bytes, str], Any] = {}
     scopes: dict[tuple[bytes, str, bytes, str], Any] = {}
     try:
         for line in lines:
-            for resource in line.resourceSpans:
-                of_resource = (bytes(resource.resource), resource.schemaUrl)
-                resource_spans = resources.get(of_resource)
-                if resource_spans is None:
-                    resource_spans = request.resource_spans.add(resource=_resource(_decode(resource.resource)), schema_url=resource.schemaUrl)
-                    resources[of_resource] = resource_spans
-                for scope in resource.scopeSpans:
-                    of_scope = (*of_resource, bytes(scope.scope), scope.schemaUrl)
-                    scope_spans = scopes.get(of_scope)
-                    if scope_spans is None:
-                        scope_spans = resource_spans.scope_spans.add(scope=_scope(_decode(scope.scope)), schema_url=scope.schemaUrl)
-                        scopes[of_scope] = scope_spans
-                    scope_spans.spans.extend([_span(_decode(span)) for span in scope.spans])
+            for resource in line.resources:
+                key = (bytes(resource.resource), resource.schemaUrl)
+                group = resources.get(key)
+                if group is None:
+                    group = getattr(request, of_resource).add(resource=resource_of(_decode(resource.resource)), schema_url=resource.schemaUrl)
+                    resources[key] = group
+                for scope in resource.scopes:
+                    scope_key = (*key, bytes(scope.scope), scope.schemaUrl)
+                    scope_group = scopes.get(scope_key)
+                    if scope_group is None:
+                        scope_group = getattr(group, of_scope).add(scope=scope_of(_decode(scope.scope)), schema_url=scope.schemaUrl)
+                        scopes[scope_key] = scope_group
+                    getattr(scope_group, of_item).extend([make(_decode(each)) for each in scope.items])
     except (TypeError, KeyError, AttributeError, OverflowError, RecursionError, msgspec.DecodeError) as error:
         raise ValueError(f"not OTLP: {error}") from None
     return request
 
 
+def partial_success(response: Any) -> tuple[int, str]:
+    """Return how many items an export response says were rejected, and its message."""
+    partial = response.partial_success
+    rejected = partial.rejected_spans if isinstance(response, ExportTraceServiceResponse) else partial.rejected_data_points
+    return max(rejected, 0), partial.error_message
+
+
+def partial_success_of(signal: Signal, content: bytes) -> tuple[int, str]:
+    """Return the same of a serialised response; raises what protobuf raises where it is none."""
+    if signal is Signal.METRICS:
+        from otel_exec.spans.otlp_proto_metrics import ExportMetricsServiceResponse
+
+        return partial_success(ExportMetricsServiceResponse.FromString(content))
+    return partial_success(ExportTraceServiceResponse.FromString(content))
+
+
 def _span(span: dict[str, Any]) -> Any:
     message = Span(
-        trace_id=_id(span["traceId"], 16),
-        span_id=_id(span["spanId"], 8),
-        parent_span_id=_id(span.get("parentSpanId", ""), 8, may_be_empty=True),
+        trace_id=id_of(span["traceId"], 16),
+        span_id=id_of(span["spanId"], 8),
+        parent_span_id=id_of(span.get("parentSpanId", ""), 8, may_be_empty=True),
         trace_state=span.get("traceState", ""),
         flags=span.get("flags", 0),
         name=span.get("name", ""),
         kind=span.get("kind", 0),
         start_time_unix_nano=int(span["startTimeUnixNano"]),
         end_time_unix_nano=int(span["endTimeUnixNano"]),
-        attributes=_attributes(span),
+        attributes=attributes_of(span),
         dropped_attributes_count=span.get("droppedAttributesCount", 0),
         dropped_events_count=span.get("droppedEventsCount", 0),
         dropped_links_count=span.get("droppedLinksCount", 0),
@@ -83,11 +106,11 @@ def _span(span: dict[str, Any]) -> Any:
 
 def _link(link: dict[str, Any]) -> Any:
     return Span.Link(
-        trace_id=_id(link["traceId"], 16),
-        span_id=_id(link["spanId"], 8),
+        trace_id=id_of(link["traceId"], 16),
+        span_id=id_of(link["spanId"], 8),
         trace_state=link.get("traceState", ""),
         flags=link.get("flags", 0),
-        attributes=_attributes(link),
+        attributes=attributes_of(link),
         dropped_attributes_count=link.get("droppedAttributesCount", 0),
     )
 
@@ -96,52 +119,9 @@ def _event(event: dict[str, Any]) -> Any:
     return Span.Event(
         time_unix_nano=int(event.get("timeUnixNano", 0)),
         name=event.get("name", ""),
-        attributes=_attributes(event),
+        attributes=attributes_of(event),
         dropped_attributes_count=event.get("droppedAttributesCount", 0),
     )
-
-
-def _resource(resource: dict[str, Any]) -> Any:
-    return Resource(attributes=_attributes(resource), dropped_attributes_count=resource.get("droppedAttributesCount", 0))
-
-
-def _scope(scope: dict[str, Any]) -> Any:
-    return InstrumentationScope(
-        name=scope.get("name", ""),
-        version=scope.get("version", ""),
-        attributes=_attributes(scope),
-        dropped_attributes_count=scope.get("droppedAttributesCount", 0),
-    )
-
-
-def _attributes(of: dict[str, Any]) -> list[Any]:
-    return [KeyValue(key=each["key"], value=_value(each.get("value") or {})) for each in of.get("attributes", ())]
-
-
-def _value(value: dict[str, Any]) -> Any:
-    for kind, content in value.items():
-        if kind == "stringValue":
-            return AnyValue(string_value=content)
-        if kind == "intValue":
-            return AnyValue(int_value=int(content))
-        if kind == "boolValue":
-            return AnyValue(bool_value=content)
-        if kind == "doubleValue":
-            return AnyValue(double_value=float(content))
-        if kind == "arrayValue":
-            return AnyValue(array_value=ArrayValue(values=[_value(each) for each in content.get("values", ())]))
-        if kind == "kvlistValue":
-            return AnyValue(kvlist_value=KeyValueList(values=[KeyValue(key=each["key"], value=_value(each["value"])) for each in content.get("values", ())]))
-        if kind == "bytesValue":
-            return AnyValue(bytes_value=base64.b64decode(content))
-    return AnyValue()
-
-
-def _id(text: str, size: int, *, may_be_empty: bool = False) -> bytes:
-    identity = bytes.fromhex(text)
-    if len(identity) != size and not (may_be_empty and not identity):
-        raise ValueError(f"{text!r} is not an id of {size} bytes")
-    return identity
 
 
 def status_message(content: bytes) -> str:

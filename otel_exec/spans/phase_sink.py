@@ -24,8 +24,8 @@ class PhaseSink(Protocol):
         """The code under `parent_span_id` waits for a fan-out, until `closed`."""
         ...
 
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
-        """It closed; unknown ids are ignored."""
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None, spanned: bool = True) -> None:
+        """It closed; unknown ids are ignored. `spanned`: it has a span, and is not only counted."""
         ...
 
     def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
@@ -50,7 +50,7 @@ class Ended:
     def wait_opened(self, span_id: str, parent_span_id: str, at_ns: int) -> None:
         """Nothing is folded any more."""
 
-    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None) -> None:
+    def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None, spanned: bool = True) -> None:
         """Nothing is folded any more."""
 
     def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:

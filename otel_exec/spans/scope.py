@@ -336,7 +336,7 @@ def close_phase(phase: OpenPhase, error: BaseException | None) -> None:
         tokens = _tokens(phase.metadata) if phase.metadata else None
         with scope.lock:
             end_ns = recorder.clock.now_ns()
-            scope.sink.closed(phase.span_id, end_ns, error=failed, tokens=tokens)
+            scope.sink.closed(phase.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.visible is phase)
             if phase.exec_id is not None:
                 scope.sink.foreign(phase.exec_id, scope.node_id if phase.node_id is None else phase.node_id, phase.name, end_ns - phase.start_ns)
         if phase.slot > 0 and recorder.open_spans is not None:

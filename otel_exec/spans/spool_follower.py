@@ -1,4 +1,4 @@
-"""Reads what is new in a run's spool files, in batches, from wherever the cursor stands.
+"""Reads what is new in a run's spool files, or in its metrics files, in batches, from wherever the cursor stands.
 
 What comes in: files that grow, appear and may hold anything. What goes out: batches of checked lines. Never writes; follows no symbolic links.
 Imports no OpenTelemetry.
@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_exec.spans.cursor import Move
-from otel_exec.spans.otlp_json import parse_line, span_count
+from otel_exec.spans.metrics_file import metrics_files
+from otel_exec.spans.otlp_json import item_count, parse_line
+from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from otel_exec.spans.otlp_json import ExportLine
 
-__all__ = ["MAX_BATCH_BYTES", "MAX_LINE_BYTES", "Batch", "Line", "SpoolFollower", "spool_files"]
+__all__ = ["FILES", "MAX_BATCH_BYTES", "MAX_LINE_BYTES", "Batch", "Line", "SpoolFollower", "spool_files"]
 
 # A request in protobuf is smaller than its lines, and receivers take 4 MiB by default (gRPC's limit on messages).
 # A quarter of that: little is sent twice after a kill, and more gains nothing (measured: bench/export_throughput.py).
@@ -31,11 +33,11 @@ MAX_LINE_BYTES = (4 << 20) - 4096
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line that is an export request. `end` is the position after it, `skipped` how many lines right before it were none."""
+    """One line that is an export request, of `count` spans or data points. `end` is the position after it, `skipped` how many lines right before it were none."""
 
     file: str
     end: int
-    spans: int
+    count: int
     content: ExportLine
     skipped: int = 0
 
@@ -50,25 +52,28 @@ class Batch:
 
 
 class SpoolFollower:
-    """Follows `<run folder>/spans/*.jsonl`; new files are found as they appear.
+    """Follows `<run folder>/spans/*.jsonl`, or the run's metrics files; new files are found as they appear.
 
     Args:
         run_folder: the run's folder.
         position: where a file (by its path in the run's folder) is to be read from.
+        signal: which of the run's files.
     """
 
-    def __init__(self, run_folder: str, position: Callable[[str], int]) -> None:
+    def __init__(self, run_folder: str, position: Callable[[str], int], signal: Signal = Signal.TRACES) -> None:
         self._run_folder = run_folder
         self._position = position
+        self._signal = signal
         self._turn = 0
 
     def batch(self) -> Batch:
         """Return what is new, at most `MAX_BATCH_BYTES` of it (one longer line goes alone). The files take turns at being first."""
         found = Batch()
-        files = spool_files(self._run_folder)
+        files = FILES[self._signal](self._run_folder)
         if not files:
             return found
-        self._turn = (self._turn + 1) % len(files)
+        if self._signal is Signal.TRACES:  # metrics files follow each other in time
+            self._turn = (self._turn + 1) % len(files)
         budget = MAX_BATCH_BYTES
         for file, size in files[self._turn :] + files[: self._turn]:
             position = self._position(file)
@@ -112,13 +117,13 @@ class SpoolFollower:
         for line in chunk[:whole].split(b"\n")[:-1]:
             end += len(line) + 1
             try:
-                content = parse_line(line)
+                content = parse_line(line, self._signal)
             except ValueError:
                 skipped += bool(line.strip())
                 continue
-            spans = span_count(content)
-            if spans:
-                found.lines.append(Line(file, end, spans, content, skipped))
+            count = item_count(content)
+            if count:
+                found.lines.append(Line(file, end, count, content, skipped))
                 sent, skipped = end, 0
         if end > sent:
             found.tails.append(Move(file, end, skipped=skipped))
@@ -136,6 +141,10 @@ def spool_files(run_folder: str) -> list[tuple[str, int]]:
             )
     except OSError:
         return []
+
+
+# Where the lines of a signal lie: functions of a run's folder.
+FILES = {Signal.TRACES: spool_files, Signal.METRICS: metrics_files}
 
 
 def _line_end(descriptor: int, position: int) -> int | None:

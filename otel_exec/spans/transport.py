@@ -25,9 +25,9 @@ USER_AGENT = "otel-exec-OTLP-Exporter-Python/0.1.0"
 class Answer:
     """What came of a request.
 
-    `accepted`: it is the receiver's now; `rejected` of its spans were refused for good (partial success). `again`: the same may be sent later, not before
+    `accepted`: it is the receiver's now; `rejected` of its items (spans, data points) were refused for good (partial success). `again`: the same may be sent later, not before
     `retry_after_s` seconds. `content`: something in it can't be taken; a part of it may be. `refused`: nothing of the kind will be taken from us
-    (credentials, no such path, no receiver at all).
+    (credentials, no such path, no receiver at all); `absent`: for the one reason that the receiver has no service for this signal.
     `reason` is one sentence, "" when there is nothing to say.
     """
 
@@ -35,13 +35,14 @@ class Answer:
     reason: str = ""
     rejected: int = 0
     retry_after_s: float | None = None
+    absent: bool = False
 
 
 class Transport(Protocol):
     """Sends requests to one endpoint. Called from one thread at a time; blocks at most for the endpoint's timeout where the network lets it."""
 
     def send(self, lines: Sequence[ExportLine]) -> Answer:
-        """Send all spans of the lines in one request; never raises for what the network or the receiver does.
+        """Send all items of the lines (one or more, of one signal) in one request; never raises for what the network or the receiver does.
 
         Raises:
             ValueError: a line can't be put into the protocol's form.

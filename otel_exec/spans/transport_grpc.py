@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: what goes wrong is said by answers, not by a library's log
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
-from otel_exec.spans.otlp_proto import retry_delay_s, to_request
+from otel_exec.spans.otlp_proto import partial_success, retry_delay_s, to_request
+from otel_exec.spans.signal import Signal
 from otel_exec.spans.transport import USER_AGENT, Answer
 
 if TYPE_CHECKING:
@@ -61,17 +63,20 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(target, credentials, options=_OPTIONS)
         else:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
-        self._export = TraceServiceStub(self._channel).Export  # type: ignore[no-untyped-call]  # generated without types
+        self._export = {
+            Signal.TRACES: TraceServiceStub(self._channel).Export,  # type: ignore[no-untyped-call]  # generated without types
+            Signal.METRICS: MetricsServiceStub(self._channel).Export,  # type: ignore[no-untyped-call]  # generated without types
+        }
 
     def send(self, lines: Sequence[ExportLine]) -> Answer:
         """See `Transport`."""
         request = to_request(lines)
         try:
-            response = self._export(request, timeout=self._timeout_s or None, metadata=self._metadata, compression=self._compression)
+            response = self._export[lines[0].signal](request, timeout=self._timeout_s or None, metadata=self._metadata, compression=self._compression)
         except grpc.RpcError as error:
             return self._answer(error)
-        partial = response.partial_success
-        return Answer("accepted", f"{self._shown}: {partial.error_message}" if partial.error_message else "", max(partial.rejected_spans, 0))
+        rejected, message = partial_success(response)
+        return Answer("accepted", f"{self._shown}: {message}" if message else "", rejected)
 
     def close(self) -> None:
         """See `Transport`."""
@@ -90,7 +95,7 @@ class GrpcTransport:
             return Answer("content" if "larger than max" in detail else "refused", said)
         if code in _AGAIN:
             return Answer("again", f"{self._shown}: {_sentence(code, detail, self._timeout_s)}", retry_after_s=delay_s)
-        return Answer("refused", said)
+        return Answer("refused", said, absent=code is grpc.StatusCode.UNIMPLEMENTED)
 
 
 def _sentence(code: Any, detail: str, timeout_s: float) -> str:

@@ -18,6 +18,7 @@ import msgspec
 import urllib3
 
 from otel_exec.spans.otlp_json import merge
+from otel_exec.spans.signal import Signal
 from otel_exec.spans.transport import USER_AGENT, Answer
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _MEANING = {
     405: "this path takes no POST: is it the OTLP port?",
     415: "this protocol is not taken",
 }
+_ABSENT = 404
+_REJECTED = {Signal.TRACES: "rejectedSpans", Signal.METRICS: "rejectedDataPoints"}
 _MAX_ANSWER_BYTES = 64 << 10
 _GZIP_LEVEL = 1  # measured: bench/export_throughput.py
 
@@ -83,7 +86,7 @@ class HttpTransport:
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             return Answer("again", f"{self._shown}: {_sentence(error, self._timeout_s)}")
-        return self._answer(response.status, {name.lower(): value for name, value in response.headers.items()}, content)
+        return self._answer(lines[0].signal, response.status, {name.lower(): value for name, value in response.headers.items()}, content)
 
     def close(self) -> None:
         """See `Transport`."""
@@ -97,12 +100,12 @@ class HttpTransport:
         serialised: bytes = to_request(lines).SerializeToString()
         return serialised
 
-    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> Answer:
+    def _answer(self, signal: Signal, status: int, headers: dict[str, str], content: bytes) -> Answer:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if 200 <= status < 300:
             if kind == "text/html" or content.lstrip()[:1] == b"<":
                 return Answer("refused", f"{self._shown} is not an OTLP receiver: it answers with a web page")
-            return self._partial_success(kind, content)
+            return self._partial_success(signal, kind, content)
         detail = _detail(kind, content)
         said = f"{self._shown} answers {status}{f' ({detail})' if detail else ''}"
         if status in _AGAIN:
@@ -115,19 +118,18 @@ class HttpTransport:
                 f"{said}: it redirects to {headers.get('location', 'another address')!r}, and redirects are not followed; set that address as the endpoint",
             )
         meaning = _MEANING.get(status)
-        return Answer("refused", f"{said}: {meaning}" if meaning else said)
+        return Answer("refused", f"{said}: {meaning}" if meaning else said, absent=status == _ABSENT)
 
-    def _partial_success(self, kind: str, content: bytes) -> Answer:
+    def _partial_success(self, signal: Signal, kind: str, content: bytes) -> Answer:
         rejected, message = 0, ""
         try:
             if kind == "application/json":
                 partial = (msgspec.json.decode(content) if content else {}).get("partialSuccess") or {}
-                rejected, message = int(partial.get("rejectedSpans", 0)), str(partial.get("errorMessage", ""))
+                rejected, message = int(partial.get(_REJECTED[signal], 0)), str(partial.get("errorMessage", ""))
             elif content and kind == "application/x-protobuf":
-                from otel_exec.spans.otlp_proto import ExportTraceServiceResponse
+                from otel_exec.spans.otlp_proto import partial_success_of
 
-                partial_success = ExportTraceServiceResponse.FromString(content).partial_success
-                rejected, message = partial_success.rejected_spans, partial_success.error_message
+                rejected, message = partial_success_of(signal, content)
         except Exception:  # an answer that can't be read takes nothing back: 200 means taken
             return Answer("accepted")
         return Answer("accepted", f"{self._shown}: {message}" if message else "", max(rejected, 0))

@@ -60,7 +60,7 @@ def test_a_dead_endpoint_is_bounded(run_folder, protocol):
     summary = handle.finish()
     assert time.monotonic() - begun < 2.5
     (entry,) = summary.endpoints
-    assert (entry.spans, entry.acknowledged, entry.waiting) == (50, 0, 50)
+    assert (entry.total, entry.acknowledged, entry.waiting) == (50, 0, 50)
     assert entry.error.endswith("connection refused: nothing listens there")
     assert any(each.waiting for each in summary.endpoints)
 
@@ -106,7 +106,7 @@ def test_catching_up_sends_the_rest_alone(run_folder, protocol):
         endpoint = endpoint_of(receiver, protocol)
         write_spool(run_folder, "driver", range(40))
         handle = ExporterHandle.start(str(run_folder), [endpoint], exit_timeout_s=0.3)
-        until(lambda: (state := read_export(str(run_folder))) and state.endpoints[endpoint.shown].spans_acknowledged == 40)
+        until(lambda: (state := read_export(str(run_folder))) and state.endpoints[endpoint.shown].acknowledged == 40)
         http_port, grpc_port = receiver.http_port, receiver.grpc_port
     write_spool(run_folder, "driver", range(40, 100))
     summary = handle.finish()
@@ -174,7 +174,7 @@ def test_a_bad_span_is_found_and_set_aside(receiver, run_folder, protocol):
     summary = export_once(str(run_folder), [endpoint_of(receiver, protocol)])
     assert receiver.counts() == dict.fromkeys(span_ids(range(200)) - span_ids(range(100, 101)) - span_ids(range(102, 103)), 1)
     (entry,) = summary.endpoints
-    assert (entry.spans, entry.acknowledged, entry.rejected) == (200, 198, 2)
+    assert (entry.total, entry.acknowledged, entry.rejected) == (200, 198, 2)
     assert entry.error
 
 
@@ -257,7 +257,7 @@ def test_partial_success_is_final(receiver, run_folder, protocol):
     write_spool(run_folder, "driver", range(10))
     receiver.answer_next(Reply(rejected=3, message="three too old", keep=True))
     (entry,) = export_once(str(run_folder), [endpoint_of(receiver, protocol)]).endpoints
-    assert (entry.spans, entry.acknowledged, entry.rejected) == (10, 7, 3)
+    assert (entry.total, entry.acknowledged, entry.rejected) == (10, 7, 3)
     assert entry.error.endswith("three too old")
     export_once(str(run_folder), [endpoint_of(receiver, protocol)])
     assert len(receiver.requests) == 1

@@ -34,7 +34,7 @@ def test_every_span_once(receiver, run_folder, protocol, compression):
     assert receiver.counts() == dict.fromkeys(span_ids(range(3000)), 1)
     assert {each.resource["service.name"] for each in receiver.spans} == {"demo", "other"}
     (entry,) = summary.endpoints
-    assert (entry.spans, entry.acknowledged, entry.rejected, entry.error) == (3000, 3000, 0, "")
+    assert (entry.total, entry.acknowledged, entry.rejected, entry.error) == (3000, 3000, 0, "")
     assert [each.waiting for each in summary.endpoints] == [0]
     assert max(request.size for request in receiver.requests) < 4_000_000
 

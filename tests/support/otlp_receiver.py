@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import grpc
 from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_service_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_service_grpc
 
@@ -48,6 +50,31 @@ class ReceivedSpan:
     scope: str
 
 
+@dataclass(frozen=True)
+class ReceivedPoint:
+    """A data point of a metric as it arrived: `value` of sums; the rest of histograms. Exemplars are (time, value, span id, trace id)."""
+
+    metric: str
+    kind: str
+    unit: str
+    description: str
+    temporality: int
+    monotonic: bool | None
+    attributes: dict[str, Any]
+    start_ns: int
+    at_ns: int
+    value: int | None = None
+    count: int = 0
+    sum: float = 0.0
+    min: float | None = None
+    max: float | None = None
+    buckets: tuple[int, ...] = ()
+    bounds: tuple[float, ...] = ()
+    exemplars: tuple[tuple[int, float, str, str], ...] = ()
+    resource: dict[str, Any] = field(default_factory=dict)
+    scope: str = ""
+
+
 @dataclass
 class Reply:
     """An answer other than success. `hold`: wait for this event first. `close`: hang up without an answer. `keep`: count the spans as received all the same."""
@@ -66,12 +93,13 @@ class Reply:
 
 @dataclass
 class Request:
-    """A request as it came: `spans` in it, its metadata (lower-case names), its size on the wire, when."""
+    """A request as it came: `spans` or `points` in it, its metadata (lower-case names), its size on the wire, when."""
 
     spans: list[ReceivedSpan]
     headers: dict[str, str]
     size: int
     at_s: float
+    points: list[ReceivedPoint] = field(default_factory=list)
 
 
 class OtlpReceiver:
@@ -81,14 +109,20 @@ class OtlpReceiver:
         http_port: 0 takes a free one.
         grpc_port: 0 takes a free one.
         tls: certificate and key; without them plain text.
+        metrics: whether it has a service for metrics (Jaeger has none).
     """
 
-    def __init__(self, http_port: int = 0, grpc_port: int = 0, tls: tuple[Path, Path] | None = None) -> None:
+    def __init__(self, http_port: int = 0, grpc_port: int = 0, tls: tuple[Path, Path] | None = None, *, metrics: bool = True) -> None:
+        self.has_metrics = metrics
         self._changed = threading.Condition()
         self.requests: list[Request] = []
         self.spans: list[ReceivedSpan] = []
         self.script: deque[Reply] = deque()
         self.refuse: Any = None  # a function of the spans that returns a Reply, or None for success
+        self.metric_requests: list[Request] = []
+        self.points: list[ReceivedPoint] = []
+        self.metric_script: deque[Reply] = deque()
+        self.refuse_metrics: Any = None  # a function of the points that returns a Reply, or None for success
         self._http = _HttpServer(("127.0.0.1", http_port), self)
         self.http_port = self._http.server_address[1]
         if tls:
@@ -99,6 +133,8 @@ class OtlpReceiver:
         self._http_thread.start()
         self._grpc = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
         trace_service_grpc.add_TraceServiceServicer_to_server(_Servicer(self), self._grpc)
+        if metrics:
+            metrics_service_grpc.add_MetricsServiceServicer_to_server(_MetricsServicer(self), self._grpc)
         address = f"127.0.0.1:{grpc_port}"
         if tls:
             certificate, key = (path.read_bytes() for path in tls)
@@ -139,6 +175,29 @@ class OtlpReceiver:
             self.spans.clear()
             self.script.clear()
             self.refuse = None
+            self.metric_requests.clear()
+            self.points.clear()
+            self.metric_script.clear()
+            self.refuse_metrics = None
+
+    def latest(self) -> dict[tuple[str, tuple[tuple[str, Any], ...]], ReceivedPoint]:
+        """The newest point of each series, by metric and sorted attributes."""
+        with self._changed:
+            return {(point.metric, tuple(sorted(point.attributes.items()))): point for point in sorted(self.points, key=lambda point: point.at_ns)}
+
+    def take_metrics(self, points: list[ReceivedPoint], headers: dict[str, str], size: int) -> Reply:
+        """Note a request of metrics; returns how it is answered."""
+        with self._changed:
+            reply = self.metric_script.popleft() if self.metric_script else (self.refuse_metrics(points) if self.refuse_metrics else None) or Reply()
+            self.metric_requests.append(Request([], headers, size, time.monotonic(), points))
+            self._changed.notify_all()
+        if reply.hold is not None:
+            reply.hold.wait(60)
+        with self._changed:
+            if (reply.status == 200 and not reply.close) or reply.keep:
+                self.points.extend(points)
+            self._changed.notify_all()
+        return reply
 
     def take(self, spans: list[ReceivedSpan], headers: dict[str, str], size: int) -> Reply:
         """Note a request; returns how it is answered."""
@@ -209,26 +268,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         kind = self.headers.get("content-type", "")
+        receiver = self.server.receiver
+        metrics = self.path == "/v1/metrics" and receiver.has_metrics
+        message = metrics_service.ExportMetricsServiceRequest if metrics else trace_service.ExportTraceServiceRequest
         try:
-            if self.path != "/v1/traces":
+            if self.path != "/v1/traces" and not metrics:
                 return self._send(404, b"", "text/plain", {})
             if kind == "application/json":
-                spans = decode_json(body)
+                request = parse_json(body, message())
             elif kind == "application/x-protobuf":
-                spans = decode(trace_service.ExportTraceServiceRequest.FromString(body))
+                request = message.FromString(body)
             else:
                 return self._send(415, b"", "text/plain", {})
+            items: list[Any] = decode_metrics(request) if metrics else decode(request)
         except Exception as error:
             return self._send(400, json.dumps({"code": 3, "message": f"bad request: {error}"}).encode(), "application/json", {})
-        reply = self.server.receiver.take(spans, {name.lower(): value for name, value in self.headers.items()}, size)
+        take = receiver.take_metrics if metrics else receiver.take
+        reply = take(items, {name.lower(): value for name, value in self.headers.items()}, size)
         if reply.close:
             self.close_connection = True
             return None
         if reply.status == 200 and not reply.body:
-            response = trace_service.ExportTraceServiceResponse()
-            if reply.rejected or reply.message:
-                response.partial_success.rejected_spans = reply.rejected
-                response.partial_success.error_message = reply.message
+            response = _response(reply, metrics=metrics)
             content = json_format.MessageToJson(response).encode() if kind == "application/json" else response.SerializeToString()
             return self._send(200, content, kind, reply.headers)
         return self._send(int(reply.status), reply.body, reply.content_type, reply.headers)
@@ -243,26 +304,52 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def _response(reply: Reply, *, metrics: bool) -> Any:
+    response = metrics_service.ExportMetricsServiceResponse() if metrics else trace_service.ExportTraceServiceResponse()
+    if reply.rejected or reply.message:
+        setattr(response.partial_success, "rejected_data_points" if metrics else "rejected_spans", reply.rejected)
+        response.partial_success.error_message = reply.message
+    return response
+
+
 class _Servicer(trace_service_grpc.TraceServiceServicer):
     def __init__(self, receiver: OtlpReceiver) -> None:
         self._receiver = receiver
 
     def Export(self, request: Any, context: Any) -> Any:
-        headers = {key: value if isinstance(value, str) else repr(value) for key, value in context.invocation_metadata()}
-        reply = self._receiver.take(decode(request), headers, request.ByteSize())
-        if isinstance(reply.status, grpc.StatusCode):
-            if reply.metadata:
-                context.set_trailing_metadata(reply.metadata)
-            context.abort(reply.status, reply.message)
-        response = trace_service.ExportTraceServiceResponse()
-        if reply.rejected or reply.message:
-            response.partial_success.rejected_spans = reply.rejected
-            response.partial_success.error_message = reply.message
-        return response
+        reply = self._receiver.take(decode(request), _headers(context), request.ByteSize())
+        _abort(reply, context)
+        return _response(reply, metrics=False)
+
+
+class _MetricsServicer(metrics_service_grpc.MetricsServiceServicer):
+    def __init__(self, receiver: OtlpReceiver) -> None:
+        self._receiver = receiver
+
+    def Export(self, request: Any, context: Any) -> Any:
+        reply = self._receiver.take_metrics(decode_metrics(request), _headers(context), request.ByteSize())
+        _abort(reply, context)
+        return _response(reply, metrics=True)
+
+
+def _headers(context: Any) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else repr(value) for key, value in context.invocation_metadata()}
+
+
+def _abort(reply: Reply, context: Any) -> None:
+    if isinstance(reply.status, grpc.StatusCode):
+        if reply.metadata:
+            context.set_trailing_metadata(reply.metadata)
+        context.abort(reply.status, reply.message)
 
 
 def decode_json(body: bytes) -> list[ReceivedSpan]:
-    """Decode OTLP/JSON strictly: ids are hex there, where protobuf's own JSON form has base64; unknown fields and wrong types are errors."""
+    """Decode spans in OTLP/JSON."""
+    return decode(parse_json(body, trace_service.ExportTraceServiceRequest()))
+
+
+def parse_json(body: bytes, message: Any) -> Any:
+    """Parse OTLP/JSON strictly into a message: ids are hex there, where protobuf's own JSON form has base64; unknown fields and wrong types are errors."""
     document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
 
     def base64_ids(value: Any) -> None:
@@ -277,7 +364,7 @@ def decode_json(body: bytes) -> list[ReceivedSpan]:
                 base64_ids(each)
 
     base64_ids(document)
-    return decode(json_format.ParseDict(document, trace_service.ExportTraceServiceRequest()))
+    return json_format.ParseDict(document, message)
 
 
 def _refuse_constant(name: str) -> None:
@@ -314,6 +401,52 @@ def decode(request: Any) -> list[ReceivedSpan]:
                     )
                 )
     return found
+
+
+def decode_metrics(request: Any) -> list[ReceivedPoint]:
+    """Return a request's data points; what can't be a sum or a histogram is an error, as are buckets that don't fit."""
+    found = []
+    for resource_metrics in request.resource_metrics:
+        resource = _attributes(resource_metrics.resource.attributes)
+        for scope_metrics in resource_metrics.scope_metrics:
+            for metric in scope_metrics.metrics:
+                kind = metric.WhichOneof("data")
+                data = getattr(metric, kind)
+                for point in data.data_points:
+                    common = {
+                        "metric": metric.name,
+                        "kind": kind,
+                        "unit": metric.unit,
+                        "description": metric.description,
+                        "temporality": data.aggregation_temporality,
+                        "monotonic": data.is_monotonic if kind == "sum" else None,
+                        "attributes": _attributes(point.attributes),
+                        "start_ns": point.start_time_unix_nano,
+                        "at_ns": point.time_unix_nano,
+                        "resource": resource,
+                        "scope": scope_metrics.scope.name,
+                    }
+                    found.append(ReceivedPoint(**common, **(_histogram(point) if kind == "histogram" else {"value": point.as_int})))
+    return found
+
+
+def _histogram(point: Any) -> dict[str, Any]:
+    if len(point.bucket_counts) != len(point.explicit_bounds) + 1 or sum(point.bucket_counts) != point.count:
+        raise ValueError("buckets that do not fit")
+    exemplars = []
+    for each in point.exemplars:
+        if len(each.trace_id) != 16 or len(each.span_id) != 8:
+            raise ValueError("an id of a wrong size")
+        exemplars.append((each.time_unix_nano, each.as_double, each.span_id.hex(), each.trace_id.hex()))
+    return {
+        "count": point.count,
+        "sum": point.sum,
+        "min": point.min if point.HasField("min") else None,
+        "max": point.max if point.HasField("max") else None,
+        "buckets": tuple(point.bucket_counts),
+        "bounds": tuple(point.explicit_bounds),
+        "exemplars": tuple(exemplars),
+    }
 
 
 def _attributes(attributes: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_all_in_order_and_once(run_folder, small_batches):
     assert [number for number in sent if number < 100] == list(range(100))
     assert 15 <= len(transport.sent) <= 25
     assert transport.closed
-    assert (entry.spans_acknowledged, entry.files["spans/a.jsonl"].spans, entry.files["spans/b.jsonl"].spans) == (150, 100, 50)
+    assert (entry.acknowledged, entry.files["spans/a.jsonl"].acknowledged, entry.files["spans/b.jsonl"].acknowledged) == (150, 100, 50)
     assert deliver(run_folder, lambda _: OK)[0].sent == []
 
 
@@ -82,7 +82,7 @@ def test_bad_spans_are_set_aside(run_folder, wrong):
     """Whichever spans a receiver can't take, exactly those are rejected, wherever they stand, and all others are acknowledged."""
     write_spool(run_folder, "a", range(100))
     transport, entry = deliver(run_folder, bad(*wrong))
-    assert (entry.spans_acknowledged, entry.spans_rejected) == (100 - len(wrong), len(wrong))
+    assert (entry.acknowledged, entry.rejected) == (100 - len(wrong), len(wrong))
     assert (entry.last_error, entry.last_rejection) == (None, "bad span")
     accepted = [number for request in transport.sent if not set(request) & wrong for number in request]
     assert sorted(accepted) == sorted(set(range(100)) - wrong)
@@ -94,9 +94,9 @@ def test_a_receiver_that_never_accepted_rejects_nothing(run_folder):
     """Where nothing was ever accepted no span is given up: the fault may be the receiver's."""
     write_spool(run_folder, "a", range(3))
     _, entry = deliver(run_folder, lambda _: Answer("content", "no"))
-    assert (entry.spans_acknowledged, entry.spans_rejected, entry.last_error) == (0, 0, "no")
+    assert (entry.acknowledged, entry.rejected, entry.last_error) == (0, 0, "no")
     transport, entry = deliver(run_folder, bad(1))
-    assert (entry.spans_acknowledged, entry.spans_rejected, entry.last_error) == (2, 1, None)
+    assert (entry.acknowledged, entry.rejected, entry.last_error) == (2, 1, None)
     assert sorted({number for request in transport.sent for number in request}) == [0, 1, 2]
 
 
@@ -104,7 +104,7 @@ def test_many_lines_that_are_not_otlp_block_nothing(run_folder):
     """However many lines at the front no message could hold, they are rejected and the spans behind them go out."""
     (run_folder / "spans" / "a.jsonl").write_text("".join(line(span(number, traceId="bad")) for number in range(30)) + line(span(30)))
     _, entry = deliver(run_folder, bad(*range(30)))
-    assert (entry.spans_acknowledged, entry.spans_rejected) == (1, 30)
+    assert (entry.acknowledged, entry.rejected) == (1, 30)
 
 
 def test_a_refusal_ends_it(run_folder, small_batches):
@@ -112,7 +112,7 @@ def test_a_refusal_ends_it(run_folder, small_batches):
     write_spool(run_folder, "a", range(40))
     transport, entry = deliver(run_folder, lambda sent: Answer("refused", "go away") if 20 in sent else OK)
     assert entry.last_error == "go away"
-    acknowledged = entry.spans_acknowledged
+    acknowledged = entry.acknowledged
     assert 0 < acknowledged <= 20
     assert transport.sent[-1][0] == acknowledged
     transport, entry = deliver(run_folder, lambda _: OK)
@@ -124,7 +124,7 @@ def test_partial_success(run_folder):
     """Spans that the receiver says it dropped are rejected, not acknowledged, and not sent again."""
     write_spool(run_folder, "a", range(10))
     _, entry = deliver(run_folder, lambda _: Answer("accepted", "too old", rejected=4))
-    assert (entry.spans_acknowledged, entry.spans_rejected, entry.last_rejection) == (6, 4, "too old")
+    assert (entry.acknowledged, entry.rejected, entry.last_rejection) == (6, 4, "too old")
     assert deliver(run_folder, lambda _: OK)[0].sent == []
 
 
@@ -133,7 +133,7 @@ def test_skipped_lines_are_counted_once(run_folder, small_batches):
     path = run_folder / "spans" / "a.jsonl"
     path.write_text("".join(f"foreign {number}\r\n{line(span(number))}" for number in range(50)) + "tail\nmore\n")
     _, entry = deliver(run_folder, lambda _: OK)
-    assert (entry.spans_acknowledged, entry.lines_skipped) == (50, 52)
+    assert (entry.acknowledged, entry.lines_skipped) == (50, 52)
     assert entry.files["spans/a.jsonl"].bytes == path.stat().st_size
     _, entry = deliver(run_folder, lambda _: OK)
     assert entry.lines_skipped == 52
@@ -154,7 +154,7 @@ def test_a_line_longer_than_a_batch_goes_alone(run_folder, small_batches):
     (run_folder / "spans" / "a.jsonl").write_text(line(span(0)) + line(long) + "y" * 9_000_000 + "\n" + line(span(2)))
     transport, entry = deliver(run_folder, lambda _: OK)
     assert sorted(number for request in transport.sent for number in request) == [0, 1, 2]
-    assert (entry.spans_acknowledged, entry.lines_skipped) == (3, 1)
+    assert (entry.acknowledged, entry.lines_skipped) == (3, 1)
 
 
 def test_a_file_that_shrank_is_left_alone(run_folder):
@@ -174,4 +174,4 @@ def test_a_transport_that_breaks_is_noted(run_folder):
 
     _, entry = deliver(run_folder, explode)
     assert "broken transport" in entry.last_error
-    assert deliver(run_folder, lambda _: OK)[1].spans_acknowledged == 3
+    assert deliver(run_folder, lambda _: OK)[1].acknowledged == 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.otlp_receiver import decode, decode_json
 from support.spool_lines import line, span
 
-from otel_exec.spans.otlp_json import SPAN_MARK, merge, parse_line, span_count
+from otel_exec.spans.otlp_json import ITEM_MARK, item_count, merge, parse_line
 from otel_exec.spans.otlp_proto import retry_delay_s, status_message, to_request
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
@@ -44,7 +44,7 @@ def test_merging_changes_no_span(content):
     apart = sorted((got for each in texts for got in decode_json(each.encode())), key=key)
     assert sorted(decode_json(merge(parsed)), key=key) == apart
     assert sorted(decode(to_request(parsed)), key=key) == apart
-    assert sum(map(span_count, parsed)) == len(apart) == sum(each.encode().count(SPAN_MARK) for each in texts)
+    assert sum(map(item_count, parsed)) == len(apart) == sum(each.encode().count(ITEM_MARK) for each in texts)
 
 
 def test_one_entry_per_resource_and_scope():
@@ -71,7 +71,7 @@ def test_schema_urls_are_kept():
 def test_the_mark_counts_spans_whatever_they_say():
     """Spans are counted right though a name, a key or a value looks like the mark."""
     tricky = span(1, name='"startTimeUnixNano":', attributes=[{"key": '"startTimeUnixNano":', "value": {"stringValue": '"startTimeUnixNano":"1"'}}])
-    assert line(tricky).encode().count(SPAN_MARK) == 1
+    assert line(tricky).encode().count(ITEM_MARK) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.spool_lines import line, span, write_spool
 from otel_exec.config import Endpoint
 from otel_exec.errors import RecordError
 from otel_exec.spans.cursor import Cursor, Lease, Move, read_export
-from otel_exec.spans.exporter import print_spans, summarize
+from otel_exec.spans.exporter import print_lines, summarize
 from otel_exec.spans.transport_http import _retry_after_s
 
 ENDPOINT = Endpoint("https://h:4318/v1/traces?key=hidden", "http/json")
@@ -27,8 +27,8 @@ def test_the_cursor_is_on_disk_after_each_move(run_folder):
     document = json.loads((run_folder / "export.json").read_bytes())
     entry = document["endpoints"]["e"]
     assert entry["files"] == {
-        "spans/a.jsonl": {"bytes": 150, "spans": 5, "rejected": 0, "skipped": 0},
-        "spans/b.jsonl": {"bytes": 50, "spans": 1, "rejected": 1, "skipped": 1},
+        "spans/a.jsonl": {"bytes": 150, "acknowledged": 5, "rejected": 0, "skipped": 0},
+        "spans/b.jsonl": {"bytes": 50, "acknowledged": 1, "rejected": 1, "skipped": 1},
     }
     assert (entry["spans_acknowledged"], entry["spans_rejected"], entry["lines_skipped"], entry["last_rejection"]) == (6, 1, 1, "why")
     assert Cursor(str(run_folder)).position("e", "spans/a.jsonl") == 150
@@ -60,7 +60,7 @@ def test_unknown_keys_are_no_error(run_folder):
     (run_folder / "export.json").write_text('{"schema_version": "1.7", "endpoints": {"e": {"spans_acknowledged": 2, "new": 1}}, "more": []}')
     state = read_export(str(run_folder))
     assert state is not None
-    assert state.endpoints["e"].spans_acknowledged == 2
+    assert state.endpoints["e"].acknowledged == 2
 
 
 def test_the_lease_is_exclusive(run_folder):
@@ -82,7 +82,7 @@ def test_the_summary_counts_what_waits(run_folder):
         file.write(line(long) + line(span(11), span(12)))
     Cursor(str(run_folder)).advance(ENDPOINT.shown, [Move("spans/a.jsonl", sum(len(line(span(number)).encode()) for number in range(4)), 4)])
     (entry,) = summarize(str(run_folder), [ENDPOINT], silence="nobody answered").endpoints
-    assert (entry.spans, entry.acknowledged, entry.waiting) == (13, 4, 9)
+    assert (entry.total, entry.acknowledged, entry.waiting) == (13, 4, 9)
     assert entry.url == "https://h:4318/v1/traces?key=***"
     assert entry.error == "https://h:4318/v1/traces?key=***: nobody answered"
 
@@ -102,7 +102,7 @@ def test_console(run_folder):
     with (run_folder / "spans" / "a.jsonl").open("a") as file:
         file.write('{"resourceSpans":')
     out = io.StringIO()
-    assert print_spans(str(run_folder), out) == 3
+    assert print_lines(str(run_folder), out) == 3
     assert out.getvalue() == "".join(line(span(number)) for number in range(3))
 
 
