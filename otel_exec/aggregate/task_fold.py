@@ -172,7 +172,9 @@ def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
         else:
             # A phase that outlived its task had not failed by then, and had no span yet.
             in_time = record.end_ns <= task.end_ns
-            fold.closed(span_id, at_ns, error=in_time and record.status == _STATUS_ERROR, tokens=_tokens(record) if record.kind == Kind.PHASE else None, spanned=in_time)
+            fold.closed(
+                span_id, at_ns, error=in_time and record.status == _STATUS_ERROR, tokens=_tokens(record) if record.kind == Kind.PHASE else None, spanned=in_time
+            )
     fold.finish(task.end_ns)
     return fold
 
