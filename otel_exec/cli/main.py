@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "status": "how far a run has come, while it runs and after",
     "summary": "where the time of a run went",
+    "metrics": "where the time of each node went, phase by phase",
     "runs": "the runs under a prefix",
     "replay": "send what a run's endpoints never acknowledged",
     "doctor": "what is wrong between here and a visible trace",

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TypeVar
 
 from otel_exec.errors import ConfigError, RecordError
 from otel_exec.record import storage
 from otel_exec.record.find import find_run
-from otel_exec.record.model import Export
+from otel_exec.record.model import Export, RunRecord
 from otel_exec.record.record_file import decode_record, read_record
+from otel_exec.report.breakdown_record import BreakdownRecord
 from otel_exec.report.summary_record import AnyRecord, RunLine, SummaryRecord
 
-__all__ = ["load", "prefix_of", "run_line", "trace_url_of"]
+__all__ = ["load", "prefix_of", "read_as", "run_line", "trace_url_of"]
 
+_Narrow = TypeVar("_Narrow", SummaryRecord, BreakdownRecord)
 _HEAD_BYTES = 65_536
 _STEPS_KEY = b',"steps":'
 
@@ -40,14 +43,27 @@ def load(run: str | None, environ: Mapping[str, str]) -> tuple[AnyRecord, str, E
     Raises:
         RecordError: there is no such run, or it can't be read.
     """
-    path = find_run(run, prefix=prefix_of(environ))
-    record: AnyRecord
-    if os.path.isdir(path):
-        return _completed(path), os.path.join(path, "run.json"), None
-    record = read_record(path, SummaryRecord)
-    if record.outcome == "running":
-        return _completed(path), path, None
+    path, record = _find(run, environ, SummaryRecord)
+    if isinstance(record, RunRecord):
+        return record, path, None
     return record, path, _newest_export(record)
+
+
+def read_as(run: str | None, environ: Mapping[str, str], narrow: type[_Narrow]) -> _Narrow | RunRecord:
+    """Return a run's record, of the narrow kind where it has ended; whole, made anew, where it goes on or died.
+
+    Raises:
+        RecordError: there is no such run, or it can't be read.
+    """
+    return _find(run, environ, narrow)[1]
+
+
+def _find(run: str | None, environ: Mapping[str, str], narrow: type[_Narrow]) -> tuple[str, _Narrow | RunRecord]:
+    path = find_run(run, prefix=prefix_of(environ))
+    if os.path.isdir(path):
+        return os.path.join(path, "run.json"), _completed(path)
+    record = read_record(path, narrow)
+    return path, _completed(path) if record.outcome == "running" else record
 
 
 def run_line(folder: str) -> RunLine:
@@ -79,7 +95,7 @@ def _head(path: str) -> RunLine:
     return read_record(path, RunLine)
 
 
-def _completed(path: str) -> AnyRecord:
+def _completed(path: str) -> RunRecord:
     """Return the record made anew from journal and spool: run.json is behind, or the run died."""
     from otel_exec.complete import read_run
 

@@ -14,7 +14,7 @@ import msgspec
 
 from otel_exec.report.table import Section, Table
 
-__all__ = ["as_json", "as_mapping", "formatted"]
+__all__ = ["as_json", "as_mapping", "formatted", "mapping_as_json"]
 
 
 def as_mapping(sections: Sequence[Section]) -> dict[str, Any]:
@@ -42,7 +42,11 @@ _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 def as_json(sections: Sequence[Section], *, indent: int = 2) -> bytes:
     """Return the sections as JSON, ending in a newline."""
-    mapping = as_mapping(sections)
+    return mapping_as_json(as_mapping(sections), indent=indent)
+
+
+def mapping_as_json(mapping: dict[str, Any], *, indent: int = 2) -> bytes:
+    """Return a mapping as JSON, ending in a newline, without anything that a terminal would obey."""
     try:
         encoded = msgspec.json.encode(mapping)
     except UnicodeEncodeError:

@@ -17,6 +17,7 @@ import pytest
 import sample_record
 
 from otel_exec.record.record_file import write_record
+from otel_exec.report.text_safety import display_width
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 SAMPLES = ["twelve_steps", "all_cached", "empty", "interrupted", "hostile"]
@@ -32,6 +33,7 @@ def folder(tmp_path):
         record.start_time_unix_nano = str(int(record.start_time_unix_nano) + number)
         os.makedirs(tmp_path / record.run_folder)
         (tmp_path / record.run_folder / "run.json").write_bytes(write_record(record))
+    (tmp_path / "agent.json").write_bytes(write_record(sample_record.agent()))
     return tmp_path
 
 
@@ -78,6 +80,53 @@ def test_the_json_is_as_the_golden_one(folder):
     assert (done.returncode, done.stderr) == (0, b"")
     json.loads(done.stdout)
     held_against("summary_twelve_steps.json", done.stdout.decode())
+
+
+@pytest.mark.parametrize(
+    ("name", "argv"),
+    [
+        ("agent_80", ["agent.json"]),
+        ("agent_details_80", ["agent.json", "--breakdown", "--bottlenecks"]),
+        ("agent_details_60", ["agent.json", "--breakdown", "--bottlenecks", "--width", "60"]),
+        ("twelve_steps_80", ["exec_" + "0" * 32, "--breakdown", "--bottlenecks", "--top", "5"]),
+        ("hostile_80", [f"exec_{4:032x}", "--breakdown"]),
+        ("empty_80", [f"exec_{2:032x}", "--bottlenecks"]),
+    ],
+)
+def test_the_breakdown_reads_as_the_golden_text(folder, name, argv):
+    """Piped it is ASCII but for the user's own names, in 80 columns unless told otherwise."""
+    done = otel_exec("metrics", *argv, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    assert max(map(display_width, text.splitlines())) <= (60 if "60" in argv else 80)
+    held_against(f"metrics_{name}.txt", text)
+
+
+def test_the_breakdown_on_a_terminal_is_the_picture(folder):
+    """The tree and the signs of the documentation, where the terminal can show them; ASCII where it can't."""
+    drawn = on_a_terminal(["metrics", "agent.json"], folder, COLUMNS="80", NO_COLOR="1").replace("\r\n", "\n")
+    held_against("metrics_agent_terminal_80.txt", drawn)
+    for line in PICTURE.splitlines():
+        assert line in drawn.splitlines()
+    assert on_a_terminal(["metrics", "agent.json", "--node", "node_1"], folder, COLUMNS="80", PYTHONIOENCODING="ascii", NO_COLOR="1").isascii()
+
+
+PICTURE = """\
+📊 Execution Metrics
+⏱️  Node Timing Breakdown:
+    ├─ llm_completion             3500ms (58.3%)
+    ├─ memory_selection           2000ms (33.3%)
+    ├─ input_extraction             50ms ( 0.8%)
+    └─ (unaccounted)               450ms ( 7.5%)"""
+
+
+def test_the_breakdowns_json_is_as_the_golden_one(folder):
+    """Keys and values of `metrics --json` stay: those of the run's record, and the older form's beside them."""
+    done = otel_exec("metrics", "agent.json", "--json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, b"")
+    held_against("metrics_agent.json", done.stdout.decode())
+    for node in json.loads(done.stdout)["nodes"].values():
+        assert sum(phase["pct"] for phase in node["phases"].values()) + node["unaccounted_pct"] == pytest.approx(100, abs=1e-9)
 
 
 def on_a_terminal(argv: list[str], cwd, **more: str) -> str:
@@ -138,7 +187,17 @@ def test_a_reader_that_leaves_early_is_no_error(folder):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["summary", "exec_" + "0" * 32], ["summary", "exec_" + "0" * 32, "--json"], ["runs"], ["summary", "--help"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["summary", "exec_" + "0" * 32],
+        ["summary", "exec_" + "0" * 32, "--json"],
+        ["runs"],
+        ["summary", "--help"],
+        ["metrics", "agent.json", "--breakdown"],
+    ],
+)
 def test_commands_that_read_a_record_import_nothing_heavy(folder, argv):
     """No OpenTelemetry, gRPC, Ray, fsspec, psutil or asyncio: `summary` starts in well under 200 ms because of it."""
     code = "import sys; from otel_exec.cli.main import main; code = main(sys.argv[1:]); print(sorted(sys.modules), file=sys.stderr); sys.exit(code)"
@@ -150,7 +209,14 @@ def test_commands_that_read_a_record_import_nothing_heavy(folder, argv):
 
 def test_a_mistake_leaves_no_traceback(folder):
     """Whatever is wrong, stderr has one line and stdout nothing."""
-    for argv, code in ((["summary", "nothing"], 4), (["sumary"], 2), (["summary", "--top", "x"], 2), (["summary", "/"], 4)):
+    for argv, code in (
+        (["summary", "nothing"], 4),
+        (["sumary"], 2),
+        (["summary", "--top", "x"], 2),
+        (["summary", "/"], 4),
+        (["metrics", "agent.json", "--node", "nod_1"], 2),
+        (["metrics", "--latest", "agent.json"], 2),
+    ):
         done = otel_exec(*argv, cwd=folder)
         assert (done.returncode, done.stdout) == (code, b"")
         assert done.stderr.decode().count("\n") == 1

@@ -83,6 +83,7 @@ def step(name: str, hash_: str, level: int | None, attempts: list[AttemptRecord]
         **more,
     )
     if first and last:
+        record.node_time_ns = sum(attempt.execution_ns for attempt in attempts)
         record.start_ns, record.end_ns = first.created_ns, last.settled_ns
         record.scheduled_time = to_iso(START_NS + first.created_ns)
         record.execution_start_time, record.execution_end_time = to_iso(START_NS + last.start_ns), to_iso(START_NS + last.end_ns)
@@ -124,6 +125,25 @@ def _base(**more) -> RunRecord:
         "start_time_unix_nano": str(START_NS),
     }
     return RunRecord(**{**fields, **more})
+
+
+def agent() -> RunRecord:
+    """A run without steps: an agent loop of three nodes beside the execution's own; the numbers of `node_1` are those of the picture in docs/phases.md."""
+    shares = {"llm_completion": 3_500, "memory_selection": 2_000, "input_extraction": 50}
+    node_1 = {name: phase(5, total, longest=total // 4) for name, total in shares.items()}
+    loop = {"(nodes)": phase(25, 7_000), "plan": phase(2, 2_400, self_ms=400, errors=1)}
+    tools = {"search 日本語": phase(12, 1_400, self_ms=700, errors=2), "a tool whose name goes on for longer than any column has room for": phase(3, 300)}
+    return _base(
+        experiment=Experiment(name="agent"),
+        executor=ExecutorRecord(kind="execution", workers=0),
+        alias="workflow-17",
+        duration_ns=10_000 * MS,
+        nodes=[
+            NodeRecord("agent", "agent", total_ns=10_000 * MS, phases=loop),
+            NodeRecord("node_1", "node_1", total_ns=6_000 * MS, phases=node_1, token_usage={"input_tokens": 12_400, "output_tokens": 800}),
+            NodeRecord("tools", "tools", total_ns=1_000 * MS, phases=tools),
+        ],
+    )
 
 
 def _worker(number: int, busy: int, ready: int, stopped: int, done: int, failed: int = 0) -> WorkerRecord:

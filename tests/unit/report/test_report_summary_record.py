@@ -7,6 +7,7 @@ import pytest
 import sample_record
 
 from otel_exec.record import model
+from otel_exec.report import breakdown_record
 from otel_exec.report import summary_record as narrow
 
 PAIRS = [
@@ -19,6 +20,10 @@ PAIRS = [
     (narrow.SummaryWorker, model.WorkerRecord),
     (narrow.SummaryRecord, model.RunRecord),
     (narrow.RunLine, model.RunRecord),
+    (breakdown_record.BreakdownAttempt, model.AttemptRecord),
+    (breakdown_record.BreakdownStep, model.StepRecord),
+    (breakdown_record.BreakdownNode, model.NodeRecord),
+    (breakdown_record.BreakdownRecord, model.RunRecord),
 ]
 WIDE_OF = {small.__name__: wide for small, wide in PAIRS}
 

@@ -1,0 +1,258 @@
+"""Where the time of each node went, phase by phase, and what each phase could save at most.
+
+What comes in: a record (whole, or the part of it that is needed here). What goes out: a `Breakdown`, for `breakdown_text` and `breakdown_json`.
+Every number is the record's own, in nanoseconds; shares of a node and its unaccounted rest add up to its time exactly. Pure.
+
+What a phase could save at most is the time in which it alone was what its task did: its share, phases inside it not counted, since they have rows of their own.
+It is no more than its step ran (a fan-out's items run side by side) and no more than the run took. A step with slack holds nobody up, and its phases could
+save nothing, where workers were not short: no step queued for more than `SHORT_OF_WORKERS` of the run, and there was no barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from otel_exec.errors import UsageError, unknown_name
+from otel_exec.record.model import PhaseRecord
+from otel_exec.report.breakdown_record import AnyBreakdown, AnyBreakdownStep, AnyNode
+
+__all__ = ["NODES_ROW", "UNACCOUNTED", "Bottleneck", "Breakdown", "Node", "Row", "breakdown"]
+
+# Rows of a node that are no phase of its own: those of other nodes that ran in it, and what no phase covered.
+NODES_ROW = "(nodes)"
+UNACCOUNTED = "(unaccounted)"
+# A step that queued longer than this share of the run says that workers were short.
+SHORT_OF_WORKERS = 0.01
+# So many nodes of one template are shown as one.
+_REPEATED = 4
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One phase of one node (or of several of one template). `share_ns` is its part of the node's time; percentiles are `None` where nodes were put together."""
+
+    name: str
+    count: int
+    total_ns: int
+    union_ns: int
+    self_ns: int
+    share_ns: int
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
+    errors: int = 0
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A node's breakdown. `total_ns` is its time, `None` where nothing is known; `rows` are longest first, `unaccounted_ns` is what is left of the time.
+
+    `wall_ns` and `cpu_ns` are its attempts' execution and CPU time; `attempts` how many there were, `failed` how many of them failed.
+    `members`: the times of the nodes that were put together, [] for a node of its own.
+    """
+
+    node_id: str
+    name: str
+    total_ns: int | None
+    rows: tuple[Row, ...]
+    unaccounted_ns: int | None
+    tokens: dict[str, int]
+    step: bool = False
+    template: str | None = None
+    attempts: int = 0
+    failed: int = 0
+    items: int = 0
+    wall_ns: int | None = None
+    cpu_ns: int | None = None
+    members: tuple[int, ...] = ()
+
+
+class Bottleneck(msgspec.Struct, frozen=True):
+    """A phase (or what no phase of a step covered) and what it could save of the run's wall time, at most. `slack_ns`: its step's, `None` where it has none."""
+
+    node_id: str
+    name: str
+    phase: str
+    total_ns: int
+    saves_ns: int
+    slack_ns: int | None
+
+
+class Breakdown(msgspec.Struct, frozen=True):
+    """A run, node by node, the longest first. `nodes` are all of them, each by itself; `shown` those to be shown, repeated ones put together."""
+
+    exec_id: str
+    alias: str | None
+    outcome: str
+    duration_ns: int | None
+    nodes: tuple[Node, ...]
+    shown: tuple[Node, ...]
+    bottlenecks: tuple[Bottleneck, ...]
+
+
+def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = False, node: str | None = None) -> Breakdown:
+    """Return a run's breakdown.
+
+    Args:
+        record: the run.
+        now_ns: the present instant (nanoseconds since the Unix epoch), for a run that goes on.
+        every: nodes without phases too.
+        node: these alone: a node id, a name or a template. Without it bottlenecks are looked for in all nodes.
+
+    Raises:
+        UsageError: there is no node of that name.
+    """
+    duration_ns = record.duration_ns
+    if duration_ns is None and now_ns is not None:
+        duration_ns = max(0, now_ns - int(record.start_time_unix_nano))
+    # Steps that were not run, a cached one say, have no time to break down.
+    nodes = [*(_of_step(step) for step in record.steps if step.attempts and not step.group), *(_of_node(each) for each in record.nodes)]
+    nodes.sort(key=lambda each: (-(each.total_ns or 0), each.node_id))
+    ranked = nodes
+    if node is not None:
+        chosen = [each for each in nodes if node in {each.node_id, each.name, each.template}]
+        if not chosen:
+            raise UsageError(unknown_name("node", node, {each.name for each in nodes}))
+        nodes = ranked = chosen
+    elif not every:
+        nodes = [each for each in nodes if each.rows]
+    return Breakdown(
+        exec_id=record.exec_id,
+        alias=record.alias,
+        outcome=record.outcome,
+        duration_ns=duration_ns,
+        nodes=tuple(nodes),
+        shown=tuple(nodes if node is not None else _together(nodes)),
+        bottlenecks=tuple(_bottlenecks(record, ranked, duration_ns or 0)),
+    )
+
+
+def _row(name: str, phase: PhaseRecord) -> Row:
+    return Row(
+        name,
+        phase.count,
+        phase.total_ns,
+        phase.union_ns,
+        phase.self_ns,
+        phase.share_ns,
+        phase.p50_ns,
+        phase.p95_ns,
+        phase.p99_ns,
+        phase.errors,
+    )
+
+
+def _rows(phases: dict[str, PhaseRecord]) -> tuple[Row, ...]:
+    return _longest_first(_row(name, phase) for name, phase in phases.items())
+
+
+def _longest_first(rows: Iterable[Row]) -> tuple[Row, ...]:
+    return tuple(sorted(rows, key=lambda row: (-row.total_ns, row.name)))
+
+
+def _of_step(step: AnyBreakdownStep) -> Node:
+    rows = _rows(step.phases)
+    known = [attempt for attempt in step.attempts if attempt.execution_ns is not None]
+    cpu = [attempt.cpu_ns for attempt in known if attempt.cpu_ns is not None]
+    return Node(
+        node_id=step.node_id,
+        name=step.name,
+        total_ns=step.node_time_ns,
+        rows=rows,
+        unaccounted_ns=_rest(step.node_time_ns, rows),
+        tokens=step.token_usage,
+        step=True,
+        template=step.template,
+        attempts=len(step.attempts),
+        failed=sum(attempt.outcome in {"failure", "timeout", "error"} for attempt in step.attempts),
+        items=step.items.count if step.items else 0,
+        wall_ns=sum(attempt.execution_ns or 0 for attempt in known) if known else None,
+        cpu_ns=sum(cpu) if cpu and len(cpu) == len(known) else None,
+    )
+
+
+def _of_node(node: AnyNode) -> Node:
+    rows = _rows(node.phases)
+    return Node(node.node_id, node.name, node.total_ns, rows, _rest(node.total_ns, rows), node.token_usage)
+
+
+def _rest(total_ns: int | None, rows: Iterable[Row]) -> int | None:
+    return None if total_ns is None else total_ns - sum(row.share_ns for row in rows)
+
+
+def _together(nodes: Sequence[Node]) -> list[Node]:
+    """Put the steps of one template together where there are many; the longest first."""
+    by_template: dict[str, list[Node]] = {}
+    for each in nodes:
+        if each.step and each.template:
+            by_template.setdefault(each.template, []).append(each)
+    repeated = {template: group for template, group in by_template.items() if len(group) >= _REPEATED}
+    shown = [each for each in nodes if not (each.step and each.template in repeated)]
+    shown += [_sum(template, group) for template, group in repeated.items()]
+    return sorted(shown, key=lambda each: (-(each.total_ns or 0), each.node_id))
+
+
+def _sum(template: str, group: Sequence[Node]) -> Node:
+    """Return the nodes of one template as one: everything added up. Percentiles of phases can't be, and are left out."""
+    rows: dict[str, Row] = {}
+    tokens: dict[str, int] = {}
+    for each in group:
+        for row in each.rows:
+            so_far = rows.get(row.name)
+            rows[row.name] = msgspec.structs.replace(row, p50_ns=None, p95_ns=None, p99_ns=None) if so_far is None else _added(so_far, row)
+        for name, count in each.tokens.items():
+            tokens[name] = tokens.get(name, 0) + count
+    times = tuple(each.total_ns for each in group if each.total_ns is not None)
+    total_ns = sum(times) if times else None
+    ordered = _longest_first(rows.values())
+    return Node(
+        node_id=template,
+        name=template,
+        total_ns=total_ns,
+        rows=ordered,
+        unaccounted_ns=_rest(total_ns, ordered),
+        tokens=tokens,
+        step=True,
+        template=template,
+        attempts=sum(each.attempts for each in group),
+        failed=sum(each.failed for each in group),
+        items=sum(each.items for each in group),
+        wall_ns=_known_sum(each.wall_ns for each in group),
+        cpu_ns=_known_sum(each.cpu_ns for each in group),
+        members=times,
+    )
+
+
+def _known_sum(values: Iterable[int | None]) -> int | None:
+    listed = list(values)
+    return None if None in listed else sum(value or 0 for value in listed)
+
+
+def _added(one: Row, other: Row) -> Row:
+    return Row(
+        one.name,
+        one.count + other.count,
+        one.total_ns + other.total_ns,
+        one.union_ns + other.union_ns,
+        one.self_ns + other.self_ns,
+        one.share_ns + other.share_ns,
+        errors=one.errors + other.errors,
+    )
+
+
+def _bottlenecks(record: AnyBreakdown, nodes: Sequence[Node], wall_ns: int) -> list[Bottleneck]:
+    slack = record.critical_path.slack_ns if record.critical_path is not None else {}
+    short = record.executor.barrier or any((attempt.queue_ns or 0) > wall_ns * SHORT_OF_WORKERS for step in record.steps for attempt in step.attempts)
+    found = []
+    for node in nodes:
+        ran_ns = wall_ns if node.wall_ns is None else min(wall_ns, node.wall_ns)
+        slack_ns = slack.get(node.node_id) if node.step else None
+        rows = [(row.name, row.total_ns, row.share_ns) for row in node.rows if row.name != NODES_ROW]
+        rows.append((UNACCOUNTED, node.unaccounted_ns or 0, node.unaccounted_ns or 0))
+        for name, total_ns, share_ns in rows:
+            saves_ns = min(share_ns, ran_ns)
+            if slack_ns and not short:
+                saves_ns = 0
+            if saves_ns > 0:
+                found.append(Bottleneck(node.node_id, node.name, name, total_ns, saves_ns, slack_ns))
+    return sorted(found, key=lambda each: (-each.saves_ns, -each.total_ns, each.node_id, each.phase))

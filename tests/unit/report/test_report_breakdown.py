@@ -1,0 +1,140 @@
+"""The breakdown: rows, what is put together, and what a phase could save at most."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import sample_record
+from sample_record import MS, phase
+
+from otel_exec.errors import UsageError
+from otel_exec.record.model import CriticalPath, PhaseRecord
+from otel_exec.report.breakdown import UNACCOUNTED, breakdown
+from otel_exec.report.breakdown_record import BreakdownRecord
+from otel_exec.report.breakdown_text import breakdown_text, ms_text
+from otel_exec.report.look import ASCII, UNICODE, Look
+from otel_exec.report.text_safety import display_width
+
+
+def two_steps(**more):
+    """A run of 10 s on two workers: `long` on the critical path, `short` with 6 s of slack."""
+    attempts = [sample_record.attempt(1, 0, 0, 0, 10_000, 10_000, worker="0")]
+    other = [sample_record.attempt(1, 0, more.pop("queue", 0), 0, 4_000, 4_000, worker="1")]
+    long = sample_record.step("long", "aaaaaa", 1, attempts, [], phases={"inner": phase(4, 7_000), "outer": phase(1, 9_000, self_ms=2_000)})
+    short = sample_record.step("short", "bbbbbb", 1, other, [], phases={"inner": phase(1, 3_000)})
+    record = sample_record._base(steps=[long, short], duration_ns=10_000 * MS, **more)
+    record.critical_path = CriticalPath(["long-aaaaaa"], 10_000 * MS, {"long-aaaaaa": 0, "short-bbbbbb": 6_000 * MS})
+    return record
+
+
+def test_rows_are_longest_first_and_add_up():
+    """The shares and what no phase covered are the node's time, in integers of nanoseconds."""
+    view = breakdown(two_steps())
+    assert [(node.name, [row.name for row in node.rows]) for node in view.nodes] == [("long", ["outer", "inner"]), ("short", ["inner"])]
+    for node in view.nodes:
+        assert sum(row.share_ns for row in node.rows) + node.unaccounted_ns == node.total_ns
+    assert view.nodes[0].unaccounted_ns == 1_000 * MS
+
+
+def test_a_step_with_slack_could_save_nothing_where_workers_were_not_short():
+    """Its phases are not in the list; a phase's share counts, not what lies in the phases inside it."""
+    found = [(each.name, each.phase, each.saves_ns // MS) for each in breakdown(two_steps()).bottlenecks]
+    assert found == [("long", "inner", 7_000), ("long", "outer", 2_000), ("long", UNACCOUNTED, 1_000)]
+
+
+def test_a_step_with_slack_may_have_held_others_up_where_a_step_queued():
+    """Workers were short: whatever any of them did may have cost the run."""
+    found = {(each.name, each.phase): each.slack_ns for each in breakdown(two_steps(queue=500)).bottlenecks}
+    assert found["short", "inner"] == 6_000 * MS
+    assert found["long", "inner"] == 0
+
+
+def test_a_fan_out_saves_no_more_than_its_step_ran():
+    """Items run side by side: their 40 s of one phase were 10 s of the run."""
+    record = two_steps()
+    record.steps[0].phases = {"item": phase(16, 40_000)}
+    record.steps[0].node_time_ns = 41_000 * MS
+    first = breakdown(record).bottlenecks[0]
+    assert (first.phase, first.total_ns, first.saves_ns) == ("item", 40_000 * MS, 10_000 * MS)
+
+
+def test_nodes_without_phases_are_shown_when_asked_for_and_always_ranked():
+    """A step that nobody timed inside is a bottleneck like any other."""
+    record = two_steps()
+    record.steps[0].phases = {}
+    assert [node.name for node in breakdown(record).nodes] == ["short"]
+    assert [node.name for node in breakdown(record, every=True).nodes] == ["long", "short"]
+    assert breakdown(record).bottlenecks[0].phase == UNACCOUNTED
+
+
+def test_repeated_nodes_are_put_together():
+    """Steps of one template are one block with their count, sum and percentiles; asked for by name each is itself."""
+    attempts = [[sample_record.attempt(1, 0, 0, 0, length, length)] for length in (1_000, 2_000, 3_000, 4_000)]
+    steps = [
+        sample_record.step(f"shard/{index}", f"{index:06x}", 1, own, [], phases={"read": phase(2, own[0].execution_ns // MS // 2)}, token_usage={"tokens": 5})
+        for index, own in enumerate(attempts)
+    ]
+    record = sample_record._base(steps=steps, duration_ns=4_000 * MS)
+    view = breakdown(record)
+    (block,) = view.shown
+    assert (block.name, len(block.members), block.total_ns, block.tokens) == ("shard/{name}", 4, 10_000 * MS, {"tokens": 20})
+    assert [(row.name, row.count, row.total_ns, row.p50_ns) for row in block.rows] == [("read", 8, 5_000 * MS, None)]
+    assert len(view.nodes) == 4
+    text = breakdown_text(view, Look())
+    assert "  shard/{name} x 4 - Total: 10000ms" in text
+    assert "each: p50 2.5s, p95 3.9s" in text
+    (one,) = breakdown(record, node="shard/2").shown
+    assert (one.name, one.members) == ("shard/2", ())
+
+
+def test_an_unknown_node_names_the_closest():
+    """And the known ones."""
+    with pytest.raises(UsageError, match=r"unknown node 'lon'; did you mean 'long'\? \(known: long, short\)"):
+        breakdown(two_steps(), node="lon")
+
+
+def test_a_run_that_goes_on_has_taken_as_long_as_it_goes_on():
+    """Its duration is counted up to now; nothing is known of a node that has reported nothing."""
+    record = sample_record.running()
+    view = breakdown(record, now_ns=int(record.start_time_unix_nano) + 1_500 * MS, every=True)
+    assert view.duration_ns == 1_500 * MS
+    assert "Total Duration: 1500.00ms so far" in breakdown_text(view, Look())
+    assert "second - Total: -" in breakdown_text(view, Look())
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("signs", [ASCII, UNICODE])
+@pytest.mark.parametrize("name", ["agent", "twelve_steps", "hostile", "running"])
+def test_lines_fit_the_width(name, signs, width):
+    """From 40 columns on nothing is wider than asked for, and nothing that a terminal obeys gets through."""
+    view = breakdown(getattr(sample_record, name)(), now_ns=sample_record.START_NS, every=True)
+    text = breakdown_text(view, Look(width=width, signs=signs), details=True, bottlenecks=True)
+    assert all(line.isprintable() or signs is UNICODE for line in text.splitlines())
+    if width >= 40:
+        assert [line for line in text.splitlines() if display_width(line) > width and "exec_" not in line] == []
+
+
+def test_the_narrow_record_gives_the_same_breakdown():
+    """Read narrowly or whole."""
+    for name in ("agent", "twelve_steps"):
+        record = getattr(sample_record, name)()
+        assert breakdown(msgspec.json.decode(msgspec.json.encode(record), type=BreakdownRecord)) == breakdown(record)
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "text"), [(0, "0ms"), (400_000, "0.40ms"), (9_994_999, "9.99ms"), (10 * MS, "10ms"), (3_500 * MS, "3500ms"), (999, "0.00ms")]
+)
+def test_milliseconds(duration_ns, text):
+    """Whole from 10 ms on."""
+    assert ms_text(duration_ns) == text
+
+
+def test_a_phase_of_no_length_is_no_bottleneck():
+    """And a node of no time has no percentages."""
+    record = two_steps()
+    record.nodes = []
+    record.steps[0].phases = {"nothing": PhaseRecord(count=1)}
+    record.steps[0].node_time_ns = 0
+    text = breakdown_text(breakdown(record), Look())
+    assert "nothing                       0ms (    -)" in text
+    assert all(each.phase != "nothing" for each in breakdown(record).bottlenecks)
