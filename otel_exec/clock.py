@@ -43,10 +43,13 @@ class AnchoredClock:
 
 
 def to_iso(at_ns: int | None) -> str | None:
-    """Return an instant as ISO 8601 UTC with microseconds (`2026-11-23T14:41:14.000001+00:00`); `None` stays `None`."""
+    """Return an instant as ISO 8601 UTC with microseconds (`2026-11-23T14:41:14.000001+00:00`); `None` stays `None`, and what no calendar holds (a damaged file) becomes it."""
     if at_ns is None:
         return None
-    return (_EPOCH + timedelta(microseconds=at_ns // 1000)).isoformat(timespec="microseconds")
+    try:
+        return (_EPOCH + timedelta(microseconds=at_ns // 1000)).isoformat(timespec="microseconds")
+    except OverflowError:
+        return None
 
 
 def from_iso(text: str | None) -> int | None:

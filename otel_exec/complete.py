@@ -13,11 +13,12 @@ from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
 from otel_exec.aggregate.rebuild import fold_task_spans
 from otel_exec.aggregate.tally import Tally
-from otel_exec.clock import from_iso, to_iso
+from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
 from otel_exec.record.model import FailedStep, OpenRecord, Progress, RunRecord, StatusRecord
 from otel_exec.record.run_store import find_run, read_journal, read_record
 from otel_exec.record.status_file import read_status
+from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
 from otel_exec.report.text_safety import first_line
 from otel_exec.report.wall import wall
@@ -120,27 +121,24 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
 
     Args:
         folder: the run's folder.
-        alive: whether its driver still lives; if not, a run without an end is `interrupted`.
+        alive: whether its driver still lives; if not, a run without an end is `interrupted`, and what it left open is closed at its last sign of life.
 
     Raises:
         RecordError: the folder holds no record that can be read.
     """
     skeleton = read_record(os.path.join(folder, "run.json"))
     aggregator = Aggregator(skeleton)
-    last_ns = aggregator.start_ns
-    for line in read_journal(folder):
+    journal = read_journal(folder)
+    for line in journal:
         aggregator.transition(line)
-        last_ns = max(last_ns, line.at)
     spans = list(read_spool(os.path.join(folder, "spans")))
-    if spans:
-        last_ns = max(last_ns, *(span.end_ns for span in spans))
+    if not alive:
+        spans += close_open_ends(folder, skeleton, journal, spans)
+    last_ns = max([last_sign_ns(journal, read_status(folder), aggregator.start_ns), *(span.end_ns for span in spans)])
     aggregator.ingest(spans)
     fold_task_spans(aggregator, spans)
     record = render(aggregator)
     if record.outcome == "running" and not alive:
-        # Steps that ran on wrote neither spans nor transitions: the last sign of life is then the status.
-        status = read_status(folder)
-        last_ns = max(last_ns, (status and from_iso(status.updated_at)) or 0)
         record.outcome = "interrupted"
         record.duration_ns = last_ns - aggregator.start_ns
         record.end_time = to_iso(last_ns)
@@ -168,16 +166,8 @@ def read_run(run: str | None = None, *, prefix: str | None = None) -> RunRecord:
     if not os.path.exists(os.path.join(folder, "journal.jsonl")):  # a copy, as the one in the working directory is
         folder = record.run_folder
     if record.outcome == "running" and os.path.isdir(folder):
-        record = rebuild(folder, alive=_driver_lives(folder))
+        record = rebuild(folder, alive=lives(folder))
     return _with_export(record, folder)
-
-
-def _driver_lives(folder: str) -> bool:
-    """Return whether the driver that status.json names may still live; without one it is taken for dead."""
-    from otel_exec.record import locks
-
-    status = read_status(folder)
-    return status is not None and bool(status.driver) and not locks.holder_dead(status.driver or "")
 
 
 def _with_export(record: RunRecord, folder: str) -> RunRecord:

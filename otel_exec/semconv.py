@@ -85,6 +85,9 @@ class Kind(StrEnum):
     WORKER_INIT = "worker_init"
 
 
+# A plan with more steps of one template than this names its step spans by the template, so that a backend's list of operations stays short.
+MANY_OF_ONE_TEMPLATE: Final = 100
+
 # Attribute keys.
 EXEC_ID: Final = "exec.id"
 EXEC_KIND: Final = "exec.kind"
@@ -166,7 +169,14 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute(EXEC_PHASE, "string", "The phase's name.", "llm_call", (Kind.PHASE,)),
     Attribute(EXEC_OUTCOME, "string", "success, failure, timeout, error, cancellation or skip; of a run also interrupted.", "success", _WITH_OUTCOME),
     Attribute(EXEC_DEPENDS_ON, "string[]", "Node ids of the blocking dependencies.", ["download/wiki-1f6e23"], (Kind.STEP,)),
-    Attribute(EXEC_EDGE, "string", "What a link stands for: `data`, `nonblocking`, `retry` or `cached`.", "data", (Kind.STEP, Kind.TASK), on="link"),
+    Attribute(
+        EXEC_EDGE,
+        "string",
+        "What a link stands for: `data`, `nonblocking`, `retry`, `cached` or `resumed`.",
+        "data",
+        (Kind.RUN, Kind.STEP, Kind.TASK),
+        on="link",
+    ),
     Attribute(EXEC_CACHED, "boolean", "The step was not run: an earlier run's output stands.", True, (Kind.STEP,)),
     Attribute(EXEC_CPU_NS, "int", "CPU time of the task in nanoseconds, children that were waited for included.", 1_200_000, (Kind.TASK,)),
     Attribute(EXEC_PEAK_RSS, "int", "Peak resident memory of the task in bytes, where its process runs one task at a time.", 104_857_600, (Kind.TASK,)),

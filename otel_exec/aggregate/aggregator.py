@@ -266,6 +266,8 @@ class Aggregator:
         outcome = span.attributes.get(EXEC_OUTCOME)
         if step.outcome is None and isinstance(outcome, str):
             step.outcome = outcome
+            if span.status == 2 and step.error is None:  # the driver died before it could say so: recovery did
+                step.error = RecordedError(str(span.attributes.get(ERROR_TYPE, outcome)), span.status_message)
         if step.scheduled_time is not None:  # it was created: the transition comes first
             step.total_duration_seconds = span.duration_ns / 1e9
 

@@ -17,6 +17,7 @@ from otel_exec.driver.earlier import earlier_means
 from otel_exec.driver.environment import describe, instance_resource
 from otel_exec.driver.keeper import Keeper
 from otel_exec.driver.meter import Meter
+from otel_exec.driver.resume import look_back
 from otel_exec.driver.step_info import cached_from, look_up, static_info
 from otel_exec.execute.base import RunSettings
 from otel_exec.record import locks
@@ -108,6 +109,7 @@ def wire(
 ) -> Wired:
     """Make the record's first half and everything that fills it."""
     plan, config, decisions, script = order.plan, order.config, order.selection.decisions, order.experiment.script
+    resumed = look_back(order, settings.exec_id)
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         exec_id=settings.exec_id,
@@ -122,6 +124,7 @@ def wire(
         start_time_unix_nano=str(start_ns),
         steps=step_skeletons(plan),
         export=Export(),
+        resumed_from=resumed.earlier,
         environment=describe(script),
         config=configuration.recordable(config),
     )
@@ -129,7 +132,7 @@ def wire(
         if decision.action == "cached" and decision.earlier is not None:
             step.cached_from = cached_from(decision.earlier)
     aggregator = Aggregator(record)
-    for warning in (*plan.warnings, *order.selection.warnings):
+    for warning in (*plan.warnings, *order.selection.warnings, *resumed.warnings):
         aggregator.warn(warning.code, warning.message)
     for text in config.warnings:
         aggregator.warn("configuration", text)
@@ -154,13 +157,15 @@ def wire(
     if config.metrics or config.console_metrics:
         templates = [step.template for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]
         meter = Meter(store.folder, config, aggregator, clock, resource, templates, sampled=settings.sampled)
+    spans = DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent_span_id, start_ns=start_ns)
+    spans.links.extend(resumed.links)
     parts = RunnerParts(
         plan=plan,
         decisions=decisions,
         state=state,
         executor=executor,
         settings=settings,
-        spans=DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent_span_id, start_ns=start_ns),
+        spans=spans,
         spool_folder=spool_folder,
         recorder=recorder,
         aggregator=aggregator,

@@ -131,8 +131,6 @@ def run_item(
         outcome = Outcome.TIMEOUT
         error = ErrorInfo(semconv.ERROR_TIMEOUT, f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself")
     cpu_ns, peak_rss = context.meter.end() if measure else (None, None)
-    if table is not None:
-        table.close(slot)
     fold.finish(end_ns)
     sums = fold.sums
     items = door.fold_into(sums, fold.foreign_ids)
@@ -151,6 +149,8 @@ def run_item(
     )
     if not context.guard.abandoned:  # whoever abandoned it has settled it and made its span
         record_item(context, envelope, report, cpu_ns=cpu_ns, peak_rss=peak_rss)
+    if table is not None:
+        table.close(slot)
     return report, value, raised
 
 

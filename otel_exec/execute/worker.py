@@ -213,8 +213,6 @@ class _Attempt:
         if not self.completed_ns:  # interrupted on its very first step
             self.completed_ns = now()
         self.cpu_ns, self.peak_rss = context.meter.end()
-        if context.recorder.open_spans is not None:
-            context.recorder.open_spans.close(slot)
         timeout_s = envelope.timeout_s
         if context.late_timeouts and timeout_s is not None and self.error is None and self.completed_ns - self.claimed_ns > timeout_s * 1e9:
             self.outcome = Outcome.TIMEOUT.value
@@ -222,6 +220,9 @@ class _Attempt:
                 type=semconv.ERROR_TIMEOUT, message=f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself"
             )
         self._task_span()
+        self._write_spans()  # before anything else: what follows may take a while, and the process be killed in it
+        if context.recorder.open_spans is not None:
+            context.recorder.open_spans.close(slot)
 
     def _task_name(self) -> str:
         return f"task {self.envelope.fn_name}"
@@ -274,7 +275,6 @@ class _Attempt:
     def _verify(self) -> None:
         context, envelope = self.context, self.envelope
         assert self.call is not None
-        self._write_spans()  # a long verification must not cost the task span if the process is killed in it
         span_id = context.recorder.ids.span_id()
         slot = self._list(_VERIFY, "verify", span_id)
         guard = context.guard
@@ -296,8 +296,6 @@ class _Attempt:
             self._judge(error)
         leave_if_forked(context)
         self.verified_ns = self.now()
-        if context.recorder.open_spans is not None:
-            context.recorder.open_spans.close(slot)
         self.spans.append(
             context.recorder.make(
                 _VERIFY,
@@ -312,6 +310,9 @@ class _Attempt:
                 message=(self.error.message or "interrupted") if self.error is not None else "",
             )
         )
+        self._write_spans()
+        if context.recorder.open_spans is not None:
+            context.recorder.open_spans.close(slot)
 
     def _store(self) -> TaskReport:
         """Write the step's files, the spans and the report: all with the same numbers."""

@@ -15,11 +15,25 @@ from otel_exec.errors import RecordError
 from otel_exec.record import storage
 from otel_exec.record.journal import JOURNAL
 
-__all__ = ["DEFAULT_PREFIX", "LATEST", "RUNS", "RUN_JSON", "STATUS_JSON", "experiment_of", "find_run", "latest_run", "list_runs", "started_ns"]
+__all__ = [
+    "DEFAULT_PREFIX",
+    "LATEST",
+    "RUNNING",
+    "RUNS",
+    "RUN_JSON",
+    "STATUS_JSON",
+    "experiment_of",
+    "find_run",
+    "latest_run",
+    "list_running",
+    "list_runs",
+    "started_ns",
+]
 
 DEFAULT_PREFIX = "./outputs"
 RUNS = (".otel_exec", "runs")
 LATEST = (".otel_exec", "latest")
+RUNNING = (".otel_exec", "running")
 RUN_JSON = "/run.json"
 STATUS_JSON = "/status.json"
 
@@ -53,6 +67,15 @@ def list_runs(prefix: str) -> list[str]:
         raise storage.refused(runs, "read", error) from error
     folders = [storage.join(runs, name) for name in names if _NAME.match(name)]
     return sorted(folders, key=lambda folder: (started_ns(folder), folder))
+
+
+def list_running(prefix: str) -> list[str]:
+    """Return the folders of the runs under a local prefix that began and did not say that they ended: they go on, or were killed. In no order."""
+    try:
+        names = os.listdir(storage.join(prefix, *RUNNING))
+    except OSError:
+        return []
+    return [storage.join(prefix, *RUNS, name) for name in names if _NAME.match(name)]
 
 
 def latest_run(prefix: str) -> str | None:

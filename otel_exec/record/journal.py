@@ -19,7 +19,7 @@ JOURNAL = "/journal.jsonl"
 
 
 class JournalLine(msgspec.Struct, omit_defaults=True, gc=False):
-    """One state transition. `at` is an instant in nanoseconds since the Unix epoch, `what` the transition: `began created claimed ended waiting settled worker gate cancel ended_run`."""
+    """One state transition. `at` is an instant in nanoseconds since the Unix epoch, `what` the transition: `began level created claimed ended waiting settled worker gate cancel ended_run`."""
 
     at: int
     what: str

@@ -1,6 +1,7 @@
 """A run's own folder, `<prefix>/.otel_exec/runs/<exec_id>/`, as its run writes it.
 
 What comes in: records and transitions. What goes out: run.json, status.json, journal.jsonl and `latest`, each appended a line at a time or replaced whole and atomically, each by one writer.
+While it runs its exec id also stands in `running/` beside `runs/`, so that whoever comes after it finds those that were killed without looking at all.
 For a remote prefix the live files lie in a local folder and are uploaded at the end; run.json alone is written to the store each time.
 How records are read and runs found again stands in `record_file.py`, `journal.py` and `find.py`; their names are given here too.
 """
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from otel_exec.errors import RecordError
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
-from otel_exec.record.find import LATEST, RUN_JSON, RUNS, STATUS_JSON, find_run, list_runs
+from otel_exec.record.find import LATEST, RUN_JSON, RUNNING, RUNS, STATUS_JSON, find_run, list_runs
 from otel_exec.record.journal import Journal, JournalLine, read_journal
 from otel_exec.record.record_file import read_record, write_record
 
@@ -33,6 +34,7 @@ class RunStore:
 
     folder: str
     run_folder: str
+    _running: str | None = None
 
     def __init__(self, prefix: str, exec_id: str) -> None:
         """Make the folder; raises `RecordError` when it can't be made."""
@@ -51,6 +53,10 @@ class RunStore:
             self.spans_folder = self.folder + "/spans"
             storage.make_folder(self.spans_folder)
             self._journal = Journal(self.folder)
+            if not self._remote:
+                self._running = storage.join(prefix, *RUNNING, exec_id)
+                storage.make_folder(storage.join(prefix, *RUNNING))
+                storage.replace(self._running, b"")
         except OSError as error:
             said = storage.refused(prefix, "written", error).reason
             raise RecordError(prefix, f"the prefix {said}; set another with --prefix or OTEL_EXEC_PREFIX") from error
@@ -100,6 +106,7 @@ class RunStore:
         with contextlib.suppress(OSError):
             self._journal.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._no_longer_running()
         if self._remote:
             with contextlib.suppress(OSError):
                 storage.remove(self.run_folder + RUN_JSON)
@@ -112,6 +119,7 @@ class RunStore:
             RecordError: the upload failed; the local folder is kept and named.
         """
         self._journal.close()
+        self._no_longer_running()
         if not self._remote:
             return
         self._remote = False
@@ -123,6 +131,11 @@ class RunStore:
         import shutil
 
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _no_longer_running(self) -> None:
+        if self._running is not None:
+            with contextlib.suppress(OSError):
+                storage.remove(self._running)
 
 
 def _replace(path: str, content: bytes) -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.errors import RecordError
+from otel_exec.regular_file import open_regular, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,8 +181,7 @@ def read_bytes(path: str) -> bytes:
         with _remote(path) as (store, inner):
             content: bytes = store.cat_file(inner)
             return content
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
+    return read_regular(path)
 
 
 def read_head(path: str, size_bytes: int) -> bytes:
@@ -190,8 +190,11 @@ def read_head(path: str, size_bytes: int) -> bytes:
         with _remote(path) as (store, inner):
             content: bytes = store.cat_file(inner, start=0, end=size_bytes)
             return content
-    with open(path, "rb", buffering=0) as file:
-        return file.read(size_bytes) or b""
+    descriptor = open_regular(path)
+    try:
+        return os.read(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def exists(path: str) -> bool:

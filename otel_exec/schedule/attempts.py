@@ -168,9 +168,9 @@ class Attempts:
         if isinstance(notice, Claimed):
             return self._claimed(notice)
         if isinstance(notice, WorkerStarted):
-            self.spans.worker_started(notice.worker_id, notice.at_ns)
+            span_id = self.spans.worker_started(notice.worker_id, notice.at_ns)
             data: dict[str, object] = {"pid": notice.pid, "host": notice.host, "node": notice.node}
-            self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="started", data=data))
+            self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="started", span=span_id, data=data))
         elif isinstance(notice, WorkerReady):
             self.spans.worker_ready(notice.worker_id, notice.at_ns)
             self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="ready"))

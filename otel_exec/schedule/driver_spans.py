@@ -27,6 +27,7 @@ from otel_exec.semconv import (
     EXEC_TASK_ID,
     EXEC_TEMPLATE,
     EXEC_WORKER_ID,
+    MANY_OF_ONE_TEMPLATE,
     NODE_ID,
     NODE_NAME,
     Kind,
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
 __all__ = ["DriverSpans"]
-
-# A plan with more steps of one template than this names its step spans by the template, so that a backend's list of operations stays short.
-_MANY_OF_ONE_TEMPLATE = 100
 
 _ERROR_TYPES = {"timeout": ERROR_TIMEOUT, "cancellation": ERROR_CANCELLED, "interrupted": ERROR_INTERRUPTED}
 
@@ -68,6 +66,8 @@ class DriverSpans:
         self.parent_span_id = parent_span_id
         self.start_ns = start_ns
         self.finished: list[SpanRecord] = []
+        # To the runs that this one goes on from.
+        self.links: list[SpanLink] = []
         new_id = recorder.ids.span_id
         self.step_span_ids = [new_id() for _ in plan.steps]
         # Of each level the span's id, given out when anybody asks for it, and since when it is open.
@@ -83,7 +83,7 @@ class DriverSpans:
         counts: dict[str, int] = {}
         for step in plan.steps:
             counts[step.template] = counts.get(step.template, 0) + 1
-        self._crowded = {template for template, count in counts.items() if count > _MANY_OF_ONE_TEMPLATE}
+        self._crowded = {template for template, count in counts.items() if count > MANY_OF_ONE_TEMPLATE}
 
     def take(self) -> list[SpanRecord]:
         """Return what finished since the last call."""
@@ -98,10 +98,11 @@ class DriverSpans:
             span_id = self._level_ids[level] = self.recorder.ids.span_id()
         return span_id
 
-    def open_level(self, level: int, at_ns: int) -> None:
-        """A level's first step was created. Steps that were settled before, uncreated, lie at that instant: inside their level."""
+    def open_level(self, level: int, at_ns: int) -> str:
+        """A level's first step was created; returns the id of its span. Steps that were settled before, uncreated, lie at that instant: inside their level."""
         self._levels[level] = at_ns
         self.finished += [replace(span, start_ns=at_ns, end_ns=at_ns) for span in self._early.pop(level, ())]
+        return self._level_id(level)
 
     def close_level(self, level: int, start_ns: int, end_ns: int, outcome: str) -> None:
         """A level's last step settled; its first was created at `start_ns`."""
@@ -256,9 +257,11 @@ class DriverSpans:
 
     # Workers, gates, the run.
 
-    def worker_started(self, worker_id: str, at_ns: int) -> None:
-        """A worker's process was started."""
-        self._workers[worker_id] = (self.recorder.ids.span_id(), at_ns, None)
+    def worker_started(self, worker_id: str, at_ns: int) -> str:
+        """A worker's process was started; returns the id of its span."""
+        span_id = self.recorder.ids.span_id()
+        self._workers[worker_id] = (span_id, at_ns, None)
+        return span_id
 
     def worker_ready(self, worker_id: str, at_ns: int) -> None:
         """A worker said that it takes tasks."""
@@ -324,6 +327,7 @@ class DriverSpans:
                 span_id=self.root_span_id,
                 parent=self.parent_span_id,
                 attributes={EXEC_NAME: name},
+                links=self.links,
                 outcome=outcome,
                 error_type=_ERROR_TYPES.get(outcome),
                 span_kind=2,

@@ -130,7 +130,7 @@ class Runner:
         """Run the plan; returns the run's outcome. Interrupts arrive through `cancel`."""
         parts = self.parts
         start_ns = parts.spans.start_ns
-        self._write(JournalLine(start_ns, "began"))
+        self._write(self._began(start_ns))
         self._tell([RunBegan(start_ns)])
         self._timer(start_ns + int(locks.HEARTBEAT_S * _NS), "locks")
         if parts.timeout_s is not None:
@@ -150,6 +150,16 @@ class Runner:
             parts.keep(self)
             parts.listener.tick(self, parts.clock.now_ns())
         return self._ended.outcome
+
+    def _began(self, at_ns: int) -> JournalLine:
+        """Return the journal's first line: what whoever closes this run's spans, should we be killed, can't know from elsewhere."""
+        parts = self.parts
+        data = {"resource": dict(parts.settings.resource), "sampled": parts.settings.sampled}
+        if parts.spans.parent_span_id:
+            data["parent"] = parts.spans.parent_span_id
+        if parts.settings.trace_state:
+            data["trace_state"] = parts.settings.trace_state
+        return JournalLine(at_ns, "began", span=parts.settings.run_span_id, data=data)
 
     def cancel(self, reason: str) -> None:
         """Ask the run to end (`interrupt`, `terminate` or `timeout`); safe in a signal handler. A second call ends what runs at once."""
@@ -262,7 +272,8 @@ class Runner:
             self.attempts.created(index, instruction.at_ns)
             self._write(JournalLine(instruction.at_ns, "created", node=self.plan.steps[index].node_id, span=parts.spans.step_span_ids[index]))
         elif isinstance(instruction, OpenLevel):
-            parts.spans.open_level(instruction.level, instruction.at_ns)
+            span_id = parts.spans.open_level(instruction.level, instruction.at_ns)
+            self._write(JournalLine(instruction.at_ns, "level", span=span_id, data={"level": instruction.level}))
         elif isinstance(instruction, CloseLevel):
             outcome = Outcome.FAILURE if instruction.level in self._failed_levels else Outcome.SUCCESS
             parts.spans.close_level(instruction.level, instruction.start_ns, instruction.at_ns, outcome)

@@ -18,11 +18,14 @@ import weakref
 
 import msgspec
 
+from otel_exec.regular_file import read_regular
+
 __all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "read_open"]
 
 OPEN_SUFFIX = ".open"
 _MAGIC = b"otelopn1"
 _SLOT = 512
+_LONGEST = 1 << 24
 _KIND, _NAME, _NODE = 16, 184, 255
 # Sequence (with the state byte before it), start, ids, and three texts, each with its length before it.
 _BODY = struct.Struct(f"<Iq16s16sB{_KIND}sB{_NAME}sB{_NODE}s")
@@ -123,10 +126,8 @@ class OpenSpanTable:
 def read_open(path: str) -> list[OpenEntry]:
     """Return what is open according to a table's file, oldest first; [] when it is missing or broken."""
     try:
-        with open(path, "rb") as file:
-            first = file.read()
-            file.seek(0)
-            second = file.read()
+        first = read_regular(path, _LONGEST)
+        second = read_regular(path, _LONGEST)
     except OSError:
         return []
     if not first.startswith(_MAGIC) or len(first) != len(second):

@@ -339,10 +339,11 @@ def close_phase(phase: OpenPhase, error: BaseException | None) -> None:
             scope.sink.closed(phase.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.visible is phase)
             if phase.exec_id is not None:
                 scope.sink.foreign(phase.exec_id, scope.node_id if phase.node_id is None else phase.node_id, phase.name, end_ns - phase.start_ns)
-        if phase.slot > 0 and recorder.open_spans is not None:
-            recorder.open_spans.close(phase.slot)
         if phase.visible is phase and (scope.owner is None or not scope.owner.abandoned):
             recorder.finish((phase.record(end_ns, error),))
+        # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
+        if phase.slot > 0 and recorder.open_spans is not None:
+            recorder.open_spans.close(phase.slot)
     except Exception as problem:
         recorder.warn(TELEMETRY_FAILED, problem)
 

@@ -2,15 +2,19 @@
 
 What comes in: `SpanRecord`s. What goes out: OTLP/JSON lines in `<run folder>/spans/<writer>.jsonl`, and records read back from them.
 One writer a file, one `os.write` a call (a SIGKILL loses nothing that was finished). Imports no OpenTelemetry.
+A writer holds its file with `flock` for as long as it lives, so that others can tell whether more is to come.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from otel_exec.regular_file import open_regular
 from otel_exec.spans.line_codec import LineEncoder, decode
 
 if TYPE_CHECKING:
@@ -45,8 +49,10 @@ def read_spool(folder: str) -> Iterator[SpanRecord]:
 def read_spool_file(path: str) -> Iterator[SpanRecord]:
     """Yield every span of one spool file, as `read_spool` does for a folder's; a file that is missing or can't be read holds nothing more."""
     try:
-        with open(path, "rb") as file:
-            for line in file:
+        with os.fdopen(open_regular(path, follow=False), "rb") as file:
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) == _LONGEST_LINE:  # nothing of ours: a giant in our file's place
+                    return
                 try:
                     records = decode(line)
                 except ValueError:
@@ -116,6 +122,8 @@ class SpoolWriter:
 
     def _open(self) -> None:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with contextlib.suppress(OSError):  # a file system without, or somebody who looks just now
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _append(self, data: bytes, count: int) -> None:
         """Write, under the lock. A line that could not be written whole is ended by the newline that the next write begins with."""
@@ -157,6 +165,8 @@ class SpoolWriter:
 
 
 _NEWLINE = ord("\n")
+# A line is one write of one process: what a task hands over at once, some megabytes at most.
+_LONGEST_LINE = 64 << 20
 _writers: weakref.WeakSet[SpoolWriter] = weakref.WeakSet()
 
 

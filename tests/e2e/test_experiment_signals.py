@@ -175,11 +175,12 @@ def test_a_killed_run_is_interrupted_and_names_what_was_open(experiment):
     running.end()
     record = read_run(folder)
     assert record.outcome == "interrupted"
-    assert outcomes(record) == {"quick": "success", "slow": None, "later": None}
+    assert outcomes(record) == {"quick": "success", "slow": "error", "later": None}
     assert step_named(record, "quick").duration_seconds is not None
     (attempt,) = step_named(record, "slow").attempts
     assert attempt.claimed_ns is not None
-    assert attempt.end_ns is None
+    assert attempt.end_ns == record.duration_ns
+    assert step_named(record, "slow").error.type == "interrupted"
     assert record.duration_ns >= attempt.claimed_ns
     told = subprocess.run([sys.executable, "-m", "otel_exec", "summary", folder], capture_output=True, text=True, check=False, cwd=running.folder)
     assert "interrupted" in told.stdout
@@ -208,4 +209,5 @@ def test_a_run_after_a_killed_one_takes_its_locks_over_and_goes_on(experiment, t
     record = again.record()
     check_run(record)
     assert step_named(record, "quick").cached
-    assert "lock_taken_over" in [warning.code for warning in record.warnings]
+    assert {"lock_taken_over", "interrupted_run"} <= {warning.code for warning in record.warnings}
+    assert record.resumed_from is not None

@@ -1,0 +1,93 @@
+"""Going on where a run was killed: what the run before left open is found, closed and said.
+
+What comes in: a prefix, a plan and what was decided of its steps. What goes out: whom this run goes on from, a link to it, warnings. Reads the prefix; what it
+writes is recovery's. Never stops a run: a dead one that can't be read is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from otel_exec.errors import RecordError
+from otel_exec.plan.graph import PlanWarning
+from otel_exec.record import storage
+from otel_exec.record.find import list_running
+from otel_exec.record.model import EarlierRun
+from otel_exec.recovery import forget, look, recover
+from otel_exec.report.durations import duration_text
+from otel_exec.spans.span_record import SpanLink
+
+if TYPE_CHECKING:
+    from otel_exec.driver.wiring import Order
+    from otel_exec.recovery import LeftBehind
+
+__all__ = ["Resumed", "look_back"]
+
+# A dead run's spool is read before the first step starts; a larger one (some 0.3 s) is left to `otel-exec replay`. Measured: bench/recovery.py.
+_AT_ONCE_BYTES = 32 << 20
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What was found. `links`: to the run spans of the killed runs that had steps of this plan."""
+
+    earlier: EarlierRun | None = None
+    links: tuple[SpanLink, ...] = ()
+    warnings: tuple[PlanWarning, ...] = ()
+
+
+def look_back(order: Order, exec_id: str) -> Resumed:
+    """Find the runs under the prefix that were killed, and close what they left open.
+
+    Args:
+        order: what is to be run.
+        exec_id: of this run, which is under way itself.
+    """
+    prefix = order.config.prefix
+    if storage.is_remote(prefix):
+        return Resumed()
+    found: list[LeftBehind] = []
+    for folder in list_running(prefix):
+        if not folder.endswith(exec_id):
+            left = look(folder)
+            if left is not None:
+                found.append(left)
+    if not found:
+        return Resumed()
+    found.sort(key=lambda left: left.last_ns)
+    ours = frozenset(step.node_id for step in order.plan.steps)
+    before = [left for left in found if left.node_ids & ours]
+    warnings = [PlanWarning("interrupted_run", _told(left)) for left in before]
+    for left in found:
+        warnings += _recovered(left, ours)
+    earlier = EarlierRun(before[-1].exec_id, before[-1].trace_id) if before else None
+    return Resumed(earlier, tuple(SpanLink(left.trace_id, left.root_span_id, "resumed") for left in before), tuple(warnings))
+
+
+def _told(left: LeftBehind) -> str:
+    """Return the sentence on a run that was killed."""
+    said = f"{left.exec_id} was killed before it could end; what it had finished is taken as it is"
+    if not left.open_steps:
+        return f"{said}; no step was open"
+    longest = sorted(left.open_steps, key=lambda step: -step[1])
+    named = ", ".join(f"{name} ({duration_text(open_ns)})" for name, open_ns in longest[:_NAMED])
+    more = f" and {len(longest) - _NAMED:,} more" if len(longest) > _NAMED else ""
+    return f"{said}; open were {named}{more}"
+
+
+def _recovered(left: LeftBehind, going_on: frozenset[str]) -> list[PlanWarning]:
+    """Close what a dead run left open, unless reading it would hold this run up."""
+    if left.spool_bytes > _AT_ONCE_BYTES:
+        return [
+            PlanWarning(
+                "not_recovered", f"{left.exec_id} left {left.spool_bytes >> 20:,} MB of spans: otel-exec replay {left.folder} closes what is open in them"
+            )
+        ]
+    try:
+        if recover(left.folder, going_on=going_on) is not None:
+            forget(left.folder)
+    except RecordError as error:
+        return [PlanWarning("not_recovered", str(error))]
+    return []
