@@ -33,6 +33,7 @@ collector: ## build the OpenTelemetry Collector that tests and CI run (needs Go;
 
 generated: $(VENV)/.core ## write anew what is made from the registry of names
 	$(BIN)/python docs/generate_semconv.py
+	$(BIN)/python dashboards/generate.py
 
 constraints: ## resolve constraints.txt again (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --extra dev --extra bench --extra ray \
