@@ -141,9 +141,9 @@ def get_json(url: str, **query: str) -> Any:
 
 
 class Collector(Server):
-    """The Collector with otelcol.yaml; `jaeger` and `tempo` are `host:port` of what it sends to by OTLP over gRPC."""
+    """The Collector with otelcol.yaml; `jaeger` and `tempo` are `host:port` of what it sends to by OTLP over gRPC; `flush`: how often metrics are made of spans."""
 
-    def __init__(self, folder: Path, jaeger: str, tempo: str) -> None:
+    def __init__(self, folder: Path, jaeger: str, tempo: str, *, flush: str = "1s") -> None:
         ports = [free_port() for _ in range(5)]
         grpc, http, health, self.prometheus, own = ports
         self.grpc_endpoint, self.http_endpoint = f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
@@ -158,7 +158,7 @@ class Collector(Server):
             OTELCOL_OWN_HOST="127.0.0.1",
             OTELCOL_OWN_PORT=str(own),
             OTELCOL_STORAGE=str(folder / "storage"),
-            OTELCOL_METRICS_FLUSH="1s",
+            OTELCOL_METRICS_FLUSH=flush,
             OTELCOL_JAEGER=jaeger,
             OTELCOL_TEMPO=tempo,
         )
