@@ -60,6 +60,24 @@ def test_counts_are_the_records(filled):
     assert {each["metric"]["exec_template"]: float(each["value"][1]) for each in found} == pytest.approx(dict(seconds))
 
 
+def test_what_runs_say_themselves_adds_up(filled):
+    """Runs' own metrics, each counted from its run's start, are the sum over the runs: settled steps by experiment, template and outcome, and seconds of tasks."""
+    _, prometheus, records, _ = filled
+    steps = Counter()
+    for record in records:
+        for step in record.steps:
+            if not step.group:
+                steps[record.experiment.name, step.template, step.outcome] += 1
+
+    def told():
+        found = prometheus.ask("sum by (job, exec_template, exec_outcome) (otel_exec_steps_total) > 0")
+        return {(each["metric"]["job"], each["metric"]["exec_template"], each["metric"]["exec_outcome"]): int(each["value"][1]) for each in found}
+
+    wait_until(lambda: told() == steps, 30, lambda: (told(), steps))
+    found = prometheus.ask("sum by (job) (otel_exec_run_duration_seconds_count)")
+    assert {each["metric"]["job"]: int(each["value"][1]) for each in found} == Counter(record.experiment.name for record in records)
+
+
 def test_increase_counts_each_run(filled):
     """Though runs are shorter than anything that rates are made for, increases are the counts: each counter was seen at 0 before it was seen at its value."""
     _, prometheus, records, _ = filled
