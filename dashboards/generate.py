@@ -15,10 +15,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from panels import Board, Query, bars, bars_of_traces, spans, stat, textbox, timeseries, values_of  # noqa: E402  # found by the path above
+from panels import Board, Query, bars, bars_of_traces, spans, stat, textbox, timeseries, values_of  # noqa: E402  # found by the path that was just added
 
-from otel_exec import semconv  # noqa: E402
-from otel_exec.semconv import Kind, Outcome  # noqa: E402
+from otel_exec import semconv  # noqa: E402  # as above
+from otel_exec.semconv import Kind, Outcome  # noqa: E402  # as above
 
 CALLS = "otel_exec_spans_calls_total"
 SECONDS = "otel_exec_spans_duration_seconds"
