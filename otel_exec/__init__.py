@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from otel_exec.complete import read_run as read_run
+    from otel_exec.driver.execution import execution as execution
     from otel_exec.errors import ConfigError as ConfigError
     from otel_exec.errors import FanOutError as FanOutError
     from otel_exec.errors import Mistake as Mistake
@@ -60,6 +61,7 @@ _HOME = {
     "atime_phase": "timing",
     "atimed": "timing",
     "deferred": "plan.step",
+    "execution": "driver.execution",
     "executor_main": "launch",
     "map_tasks": "execute.fan_out",
     "output": "plan.step",
@@ -90,6 +92,7 @@ __all__ = [
     "atime_phase",
     "atimed",
     "deferred",
+    "execution",
     "executor_main",
     "map_tasks",
     "output",

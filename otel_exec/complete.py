@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
-from otel_exec.aggregate.rebuild import fold_task_spans
+from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, open_tasks
 from otel_exec.aggregate.tally import Tally
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
@@ -22,12 +22,13 @@ from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
 from otel_exec.report.text_safety import first_line
 from otel_exec.report.wall import wall
-from otel_exec.spans.spool import read_spool
+from otel_exec.spans.open_spans import read_all_open
+from otel_exec.spans.spool import forked_files, read_spool, read_spool_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MOST_ROWS", "finish", "progress", "read_run", "rebuild", "status_of"]
+__all__ = ["MOST_ROWS", "finish", "fold_forked", "progress", "read_run", "rebuild", "status_of"]
 
 # A status is small: of lists that grow with the plan it has so many rows.
 MOST_ROWS = 100
@@ -92,6 +93,7 @@ def status_of(
         eta_ms=eta and eta[0],
         experiment=record.experiment.name,
         driver=driver,
+        alias=record.alias,
         eta_basis=eta and eta[1],
         start_time=record.start_time,
         failures=_failures(tally),
@@ -136,6 +138,8 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
         spans += close_open_ends(folder, skeleton, journal, spans)
     last_ns = max([last_sign_ns(journal, read_status(folder), aggregator.start_ns), *(span.end_ns for span in spans)])
     aggregator.ingest(spans)
+    if alive:
+        spans += open_tasks(aggregator, spans, read_all_open(os.path.join(folder, "spans")), last_ns)
     fold_task_spans(aggregator, spans)
     record = render(aggregator)
     if record.outcome == "running" and not alive:
@@ -143,6 +147,17 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
         record.duration_ns = last_ns - aggregator.start_ns
         record.end_time = to_iso(last_ns)
     return finish(record, last_ns)
+
+
+def fold_forked(aggregator: Aggregator, spans_folder: str) -> None:
+    """Fold again, from the spool, the attempts whose forked children recorded phases: what a child folds dies with it, and its file has the spans.
+
+    Attempts past their limit of spans are left as their own process folded them: the spool does not have all of theirs.
+    """
+    forked = [span for path in forked_files(spans_folder) for span in read_spool_file(path)]
+    if forked:
+        spans = list(read_spool(spans_folder))
+        fold_task_spans(aggregator, spans, only=attempts_of(forked, spans) - aggregator.unspanned)
 
 
 def read_run(run: str | None = None, *, prefix: str | None = None) -> RunRecord:

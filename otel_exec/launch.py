@@ -9,17 +9,19 @@ import gc
 import os
 import random
 import sys
-import threading
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from otel_exec import config as configuration
 from otel_exec.clock import AnchoredClock
+from otel_exec.complete import fold_forked
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
 from otel_exec.driver.ending import Result, complain, first_cause, headline, print_failures
-from otel_exec.driver.environment import masked_argv
+from otel_exec.driver.environment import experiment_of
 from otel_exec.driver.executors import make_executor
+from otel_exec.driver.followers import Followers
+from otel_exec.driver.joining import joined_here
 from otel_exec.driver.keeper import exported
 from otel_exec.driver.live import LiveListener, TerminalListener
 from otel_exec.driver.machine import usable_memory_bytes, visible_gpus
@@ -39,7 +41,6 @@ from otel_exec.schedule.select import select
 from otel_exec.schedule.state import RunState
 from otel_exec.semconv import Outcome
 from otel_exec.spans.ids import IdGenerator
-from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,17 +49,10 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import Executor
     from otel_exec.plan.graph import Step
     from otel_exec.plan.refs import StepRef
-    from otel_exec.spans.exporter import ExporterHandle
-    from otel_exec.spans.forward import SpoolForwarder
-    from otel_exec.spans.timing_log import TimingLog
 
     Gate = Sequence[str] | str | Callable[[int], object]
 
 __all__ = ["executor_main", "run"]
-
-# Runs in this process whose steps run in it: threads are instrumented while there are any.
-_runs_lock = threading.Lock()
-_runs_here = 0
 
 
 def run(
@@ -94,7 +88,7 @@ def run(
         check_provider(tracer_provider)
     if config.dry_run:
         raise UsageError("run() runs: a dry run is the command line's, python exp.py --dry-run")
-    order = _order(_as_list(steps), config, _experiment(name, description, sys.argv[1:]), gates)
+    order = _order(_as_list(steps), config, experiment_of(name, description, sys.argv[1:]), gates)
     listener = LiveListener(order.plan, order.selection.decisions, config.workers)
     result = _execute(order, listener, tracer_provider=tracer_provider)
     if result.signal is not None:
@@ -132,7 +126,7 @@ def executor_main(
         words = list(sys.argv[1:] if argv is None else argv)
         given = command_line.parse(words, prog=script, description=description)
         config = configuration.resolve({**settings, **{name: value for name, value in given.items() if value is not None}}, os.environ)
-        order = _order(_as_list(steps), config, _experiment(name, description, words), gates)
+        order = _order(_as_list(steps), config, experiment_of(name, description, words), gates)
         if config.dry_run:
             from otel_exec.driver.dry_run import dry_run_lines
 
@@ -166,18 +160,6 @@ def _as_list(steps: Sequence[StepRef] | StepRef) -> list[StepRef]:
     return list(steps) if isinstance(steps, (list, tuple, set, frozenset)) else [steps]  # type: ignore[list-item]  # a single reference
 
 
-def _experiment(name: str | None, description: str | None, argv: Sequence[str]) -> Experiment:
-    main = sys.modules.get("__main__")
-    script = getattr(main, "__file__", None)
-    stem = os.path.splitext(os.path.basename(script))[0] if script else None
-    return Experiment(
-        name=name or stem or "experiment",
-        description=description,
-        script=os.path.abspath(script) if script else None,
-        argv=masked_argv(argv),
-    )
-
-
 def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: Sequence[object]) -> Order:
     parsed = tuple(parse_gate(gate) for gate in gates)
     plan = build_plan(steps, prefix=config.prefix)
@@ -204,7 +186,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     )
     packed = _pack(executor, to_run)
     clock, ids = AnchoredClock(), IdGenerator()
-    settings, store = settle_in(order, clock, ids)
+    settings, store = settle_in(config, order.experiment, clock, ids)
     start_ns = clock.now_ns()
     try:
         if to_run:
@@ -220,7 +202,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     try:
         with (
             cancelling(wired.runner.cancel) as received,
-            nullcontext() if executor.by_value else _joined_here(install_provider=install_provider),
+            nullcontext() if executor.by_value else joined_here(install_provider=install_provider),
             _collector_spared(),
         ):
             _drive(order, wired, settings, tracer_provider)
@@ -236,10 +218,7 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     problem: BaseException | None = None
     if wired.meter is not None:
         wired.meter.begin()
-    exporter = _start_exporter(config, store.folder, spans=settings.sampled and tracer_provider is None)
-    spool_folder = os.path.join(store.folder, "spans")
-    forward = _forwarder(spool_folder, tracer_provider)
-    timing = _timing_log(spool_folder, os.path.join(store.folder, "run.log")) if config.timing or config.debug else None
+    followers = Followers(config, store.folder, sampled=settings.sampled, tracer_provider=tracer_provider)
     try:
         store.publish_latest()
         outcome = runner.run()
@@ -255,23 +234,18 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
         wired.meter.end()
     for code, message, count in wired.recorder.take_warnings():
         aggregator.warn(code, message, count)
-    for follower in (forward, timing):
-        if follower is not None:
-            follower.finish()
+    fold_forked(aggregator, store.spans_folder)
+    followers.finish_readers()
     try:
         wired.keeper.end()
     except RecordError as error:
         problem = problem or error
     finally:
-        if exporter is not None:
-            summary = exporter.finish()
+        summary = followers.finish_export()
     try:
-        if exporter is not None:
+        if summary is not None:
             wired.keeper.end(exported(summary, aggregator))
-        if config.console and settings.sampled:
-            _print_lines(store.folder, Signal.TRACES)
-        if config.console_metrics:
-            _print_lines(store.folder, Signal.METRICS)
+        followers.print_to_console()
         store.close()
     except RecordError as error:
         problem = problem or error
@@ -331,53 +305,3 @@ def _pack(executor: Executor, steps: Sequence[Step]) -> dict[int, object]:
     if mistakes:
         raise PlanError(mistakes)
     return packed
-
-
-def _start_exporter(config: Config, folder: str, *, spans: bool) -> ExporterHandle | None:
-    """Start the exporter where anything is to go out; `spans`: whether they are."""
-    traces = config.traces if spans else ()
-    if config.sdk_disabled or not (traces or config.metrics):
-        return None
-    from otel_exec.spans.exporter import ExporterHandle
-
-    return ExporterHandle.start(folder, traces, exit_timeout_s=config.exit_timeout_s, metrics=config.metrics)
-
-
-def _print_lines(folder: str, signal: Signal) -> None:
-    from otel_exec.spans.exporter import print_lines
-
-    print_lines(folder, sys.stdout, signal)
-
-
-def _timing_log(spool_folder: str, path: str) -> TimingLog:
-    from otel_exec.spans.timing_log import TimingLog
-
-    return TimingLog(spool_folder, path)
-
-
-def _forwarder(spool_folder: str, tracer_provider: object) -> SpoolForwarder | None:
-    if tracer_provider is None:
-        return None
-    from otel_exec.spans.forward import SpoolForwarder
-
-    return SpoolForwarder(spool_folder, tracer_provider)
-
-
-@contextmanager
-def _joined_here(*, install_provider: bool) -> Iterator[None]:
-    """Let the spans and threads of steps that run in this process join the run, for the block. Of several runs at once the last one cleans up."""
-    global _runs_here
-    from otel_exec.spans import provider
-
-    if install_provider:
-        provider.install_global()
-    with _runs_lock:
-        _runs_here += 1
-        provider.instrument_with_first_thread()
-    try:
-        yield
-    finally:
-        with _runs_lock:
-            _runs_here -= 1
-            if not _runs_here:
-                provider.uninstrument_threads()

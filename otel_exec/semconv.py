@@ -287,7 +287,11 @@ SPANS: Final[tuple[SpanName, ...]] = (
     SpanName(Kind.QUEUE, "queue", "queue", "Created to claimed: no worker was free for the attempt."),
     SpanName(Kind.LOAD, "load", "load", "Claimed to started: unpickling and imports on the worker."),
     SpanName(
-        Kind.TASK, "task {function}", "task _tokenize", "Started to completed, on the worker; of a fan-out's item its part of the work.", (Kind.STEP, *_CALLERS)
+        Kind.TASK,
+        "task {function}",
+        "task _tokenize",
+        "Started to completed, on the worker; of a fan-out's item its part of the work; of an `execution` the whole block.",
+        (Kind.STEP, Kind.RUN, *_CALLERS),
     ),
     SpanName(Kind.VERIFY, "verify", "verify", "The step's own verification of its output."),
     SpanName(Kind.STORE, "store", "store", "Completed, or verified, to settled: the outcome is written."),

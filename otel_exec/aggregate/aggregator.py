@@ -69,6 +69,8 @@ class Aggregator:
         self.steps: dict[str, StepRecord] = {step.node_id: step for step in skeleton.steps}
         self.sums: dict[tuple[str, int], TaskSums] = {}
         self.items: dict[tuple[str, int], ItemsFold] = {}
+        # Attempts with phases that have no span of their own.
+        self.unspanned: set[tuple[str, int]] = set()
         self.workers: dict[str, WorkerRecord] = {worker.worker_id: worker for worker in skeleton.workers}
         self.levels: dict[int, LevelRecord] = {level.level: level for level in skeleton.levels}
         self.gates: dict[str, GateRecord] = {gate.span_id or str(index): gate for index, gate in enumerate(skeleton.gates)}

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import fold_task
 from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, Kind, Outcome
+from otel_exec.spans.span_record import SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from otel_exec.aggregate.aggregator import Aggregator
-    from otel_exec.spans.span_record import SpanRecord
+    from otel_exec.spans.open_spans import OpenEntry
+    from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["fold_task_spans", "spans_of_attempt"]
+__all__ = ["attempts_of", "fold_task_spans", "open_tasks", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
@@ -63,8 +66,40 @@ def _descends(span_id: str, parents: Mapping[str, str], within: dict[str, bool])
     return answer
 
 
-def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None:
-    """Fold phases and items into the attempts that they ran in: phases task by task, items by the attempt whose function fanned out."""
+def attempts_of(some: Iterable[SpanRecord], spans: Iterable[SpanRecord]) -> set[tuple[str, int]]:
+    """Return the attempts (node id, number) that `some` spans lie in, by descent through `spans`, all of the run's."""
+    by_id = {span.span_id: span for span in spans}
+    homes: dict[str, str] = {}
+    found = set()
+    for span in some:
+        outer = span if span.kind == Kind.TASK else None
+        above = _task_above(span, by_id, homes)
+        seen = {span.span_id}
+        while above and above not in seen:  # tasks in a circle are nobody's
+            seen.add(above)
+            outer = by_id[above]
+            above = _task_above(outer, by_id, homes)
+        if outer is not None and (key := _attempt_of(outer)) is not None:
+            found.add(key)
+    return found
+
+
+def _attempt_of(task: SpanRecord) -> tuple[str, int] | None:
+    """Return the attempt that a task span is of; `None` for an item's."""
+    node_id, number = task.attributes.get(NODE_ID), task.attributes.get(EXEC_ATTEMPT)
+    if isinstance(node_id, str) and isinstance(number, int) and task.attributes.get(EXEC_TASK_ID) == node_id:
+        return node_id, number
+    return None
+
+
+def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only: AbstractSet[tuple[str, int]] | None = None) -> None:
+    """Fold phases and items into the attempts that they ran in: phases task by task, items by the attempt whose function fanned out.
+
+    Args:
+        aggregator: where the folds go.
+        spans: of the run, in any order.
+        only: these attempts alone; default all.
+    """
     by_id = {span.span_id: span for span in spans}
     tasks = {span_id: span for span_id, span in by_id.items() if span.kind == Kind.TASK}
     homes: dict[str, str] = {}
@@ -83,9 +118,10 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
         while above := _task_above(outer, by_id, homes):
             outer = tasks[above]
             workers.append(outer.attributes.get(EXEC_WORKER_ID))
-        node_id, number = outer.attributes.get(NODE_ID), outer.attributes.get(EXEC_ATTEMPT)
-        if not isinstance(node_id, str) or not isinstance(number, int) or outer.attributes.get(EXEC_TASK_ID) != node_id:
+        key = _attempt_of(outer)
+        if key is None or (only is not None and key not in only):
             continue
+        node_id, number = key
         folded.setdefault((node_id, number), TaskSums()).merge(fold_task(task, of_task.get(task_id, ())).sums)
         if task is not outer:
             # Tries at one item share its caller, function and number.
@@ -98,6 +134,39 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None
     for (node_id, number), sums in folded.items():
         own = items.get((node_id, number))
         aggregator.fold(node_id, number, sums, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
+
+
+def open_tasks(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iterable[OpenEntry], end_ns: int) -> list[SpanRecord]:
+    """Return a task span up to `end_ns` for each attempt (or execution) that has none yet, so that what has finished in it can be folded. Its phases that are open are not counted.
+
+    Args:
+        aggregator: has taken in the transitions: they name each attempt's task span.
+        spans: those that have finished.
+        opened: what is open, or was when the process died; items of fan-outs are passed over.
+        end_ns: the last sign of life.
+    """
+    finished = {span.span_id for span in spans}
+    attempts = {attempt.span_id: (node_id, attempt.attempt) for node_id, step in aggregator.steps.items() for attempt in step.attempts}
+    found = []
+    for entry in opened:
+        if entry.kind != Kind.TASK or entry.span_id in finished:
+            continue
+        node_id, number = attempts.get(entry.span_id, (entry.node_id, 1 if entry.node_id not in aggregator.steps else 0))
+        if number:
+            attributes: dict[str, AttributeValue] = {NODE_ID: node_id, EXEC_TASK_ID: node_id, EXEC_ATTEMPT: number}
+            found.append(
+                SpanRecord(
+                    aggregator.record.trace_id,
+                    entry.span_id,
+                    entry.parent_span_id,
+                    entry.name,
+                    Kind.TASK,
+                    entry.start_ns,
+                    max(entry.start_ns, end_ns),
+                    attributes,
+                )
+            )
+    return found
 
 
 def _task_above(span: SpanRecord, by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> str:

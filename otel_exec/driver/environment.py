@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from otel_exec import __version__
+from otel_exec.record.model import Experiment
 from otel_exec.secrets import MASK, is_secret_field
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["describe", "instance_resource", "masked_argv", "revision"]
+__all__ = ["describe", "experiment_of", "instance_resource", "masked_argv", "revision"]
 
 
 def describe(script: str | None) -> dict[str, object]:
@@ -35,6 +36,19 @@ def describe(script: str | None) -> dict[str, object]:
         "cpus": os.cpu_count(),
         "revision": revision(os.path.dirname(script) if script else os.getcwd()),
     }
+
+
+def experiment_of(name: str | None, description: str | None, argv: Sequence[str]) -> Experiment:
+    """Return what is run: the script, its arguments, and a name, the script's stem where none was given."""
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    stem = os.path.splitext(os.path.basename(script))[0] if script else None
+    return Experiment(
+        name=name or stem or "experiment",
+        description=description,
+        script=os.path.abspath(script) if script else None,
+        argv=masked_argv(argv),
+    )
 
 
 def instance_resource(service_name: str, exec_id: str, attributes: Sequence[tuple[str, str]], script: str | None) -> dict[str, AttributeValue]:

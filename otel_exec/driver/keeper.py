@@ -107,6 +107,18 @@ class Keeper:
             self._status_pace.done(now_ns, later_ns)
             self._run_pace.done(now_ns, later_ns)
 
+    def beat(self, opened: list[OpenRecord]) -> None:
+        """Write the status where it is due, of a run that no runner drives: `opened` is what is open in it now."""
+        now_ns = self._clock.now_ns()
+        if not self._status_pace.due(now_ns):
+            return
+        try:
+            finish(render(self._aggregator), now_ns)
+            self._write_status(opened, now_ns)
+        except RecordError as error:
+            self._aggregator.warn("record_not_written", str(error))
+            self._status_pace.done(now_ns, self._clock.now_ns())
+
     def _a_level_ended(self, runner: Runner) -> bool:
         return runner.levels_ended > self._levels_ended
 

@@ -21,7 +21,7 @@ from otel_exec.driver.resume import look_back
 from otel_exec.driver.step_info import cached_from, look_up, static_info
 from otel_exec.execute.base import RunSettings
 from otel_exec.record import locks
-from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord
+from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord, StepRecord
 from otel_exec.record.run_store import RunStore
 from otel_exec.schedule.driver_spans import DriverSpans
 from otel_exec.schedule.runner import Runner, RunnerParts
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.ids import IdGenerator
 
 
-__all__ = ["Order", "Wired", "settle_in", "wire"]
+__all__ = ["Order", "Wired", "first_half", "settle_in", "spool_of", "wire"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ class Wired:
     meter: Meter | None
 
 
-def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[RunSettings, RunStore]:
+def settle_in(config: Config, experiment: Experiment, clock: AnchoredClock, ids: IdGenerator) -> tuple[RunSettings, RunStore]:
     """Give the run its ids and its folder."""
-    config, script = order.config, order.experiment.script
+    script = experiment.script
     parent = config.parent
     trace_id = parent[0] if parent else ids.trace_id()
     exec_id = f"exec_{ids.trace_id() if parent else trace_id}"
-    service_name = config.service_name or order.experiment.name
+    service_name = config.service_name or experiment.name
     store = RunStore(config.prefix, exec_id)
     settings = RunSettings(
         exec_id=exec_id,
@@ -95,6 +95,38 @@ def settle_in(order: Order, clock: AnchoredClock, ids: IdGenerator) -> tuple[Run
     return settings, store
 
 
+def first_half(
+    config: Config, experiment: Experiment, executor: ExecutorRecord, settings: RunSettings, store: RunStore, start_ns: int, steps: list[StepRecord]
+) -> Aggregator:
+    """Return the aggregator of a run that begins, with the record's first half and what is to be said of the settings."""
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        exec_id=settings.exec_id,
+        trace_id=settings.trace_id,
+        root_span_id=settings.run_span_id,
+        outcome="running",
+        experiment=experiment,
+        executor=executor,
+        prefix=config.prefix,
+        run_folder=store.run_folder,
+        start_time=to_iso(start_ns) or "",
+        start_time_unix_nano=str(start_ns),
+        steps=steps,
+        export=Export(),
+        environment=describe(experiment.script),
+        config=configuration.recordable(config),
+    )
+    aggregator = Aggregator(record)
+    for text in config.warnings:
+        aggregator.warn("configuration", text)
+    return aggregator
+
+
+def spool_of(settings: RunSettings, store: RunStore) -> SpoolWriter:
+    """Return the driver's own spool."""
+    return SpoolWriter(store.spans_folder, "driver", {**dict(settings.resource), "process.pid": os.getpid()})
+
+
 def wire(
     order: Order,
     state: RunState,
@@ -108,37 +140,17 @@ def wire(
     start_ns: int,
 ) -> Wired:
     """Make the record's first half and everything that fills it."""
-    plan, config, decisions, script = order.plan, order.config, order.selection.decisions, order.experiment.script
+    plan, config, decisions = order.plan, order.config, order.selection.decisions
     resumed = look_back(order, settings.exec_id)
-    record = RunRecord(
-        schema_version=SCHEMA_VERSION,
-        exec_id=settings.exec_id,
-        trace_id=settings.trace_id,
-        root_span_id=settings.run_span_id,
-        outcome="running",
-        experiment=order.experiment,
-        executor=ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier),
-        prefix=config.prefix,
-        run_folder=store.run_folder,
-        start_time=to_iso(start_ns) or "",
-        start_time_unix_nano=str(start_ns),
-        steps=step_skeletons(plan),
-        export=Export(),
-        resumed_from=resumed.earlier,
-        environment=describe(script),
-        config=configuration.recordable(config),
-    )
-    for step, decision in zip(record.steps, decisions, strict=True):
+    how = ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier)
+    aggregator = first_half(config, order.experiment, how, settings, store, start_ns, step_skeletons(plan))
+    aggregator.record.resumed_from = resumed.earlier
+    for step, decision in zip(aggregator.record.steps, decisions, strict=True):
         if decision.action == "cached" and decision.earlier is not None:
             step.cached_from = cached_from(decision.earlier)
-    aggregator = Aggregator(record)
     for warning in (*plan.warnings, *order.selection.warnings, *resumed.warnings):
         aggregator.warn(warning.code, warning.message)
-    for text in config.warnings:
-        aggregator.warn("configuration", text)
-    spool_folder = os.path.join(store.folder, "spans")
-    resource = {**dict(settings.resource), "process.pid": os.getpid()}
-    spool = SpoolWriter(spool_folder, "driver", resource)
+    spool = spool_of(settings, store)
     recorder = Recorder(
         exec_id=settings.exec_id,
         trace_id=settings.trace_id,
@@ -156,7 +168,7 @@ def wire(
     meter = None
     if config.metrics or config.console_metrics:
         templates = [step.template for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]
-        meter = Meter(store.folder, config, aggregator, clock, resource, templates, sampled=settings.sampled)
+        meter = Meter(store.folder, config, aggregator, clock, {**dict(settings.resource), "process.pid": os.getpid()}, templates, sampled=settings.sampled)
     spans = DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent_span_id, start_ns=start_ns)
     spans.links.extend(resumed.links)
     parts = RunnerParts(
@@ -166,7 +178,7 @@ def wire(
         executor=executor,
         settings=settings,
         spans=spans,
-        spool_folder=spool_folder,
+        spool_folder=store.spans_folder,
         recorder=recorder,
         aggregator=aggregator,
         store=store,

@@ -48,6 +48,7 @@ _LISTED = 10
 
 class _StatusName(msgspec.Struct):
     experiment: str | None = None
+    alias: str | None = None
 
 
 class _Experiment(msgspec.Struct):
@@ -56,6 +57,7 @@ class _Experiment(msgspec.Struct):
 
 class _RunName(msgspec.Struct):
     experiment: _Experiment
+    alias: str | None = None
 
 
 def list_runs(prefix: str) -> list[str]:
@@ -109,16 +111,22 @@ def started_ns(folder: str) -> int:
 
 def experiment_of(folder: str) -> str | None:
     """Return the name of the experiment whose run this folder is, from the small status.json where it has one."""
+    return _names_of(folder)[0]
+
+
+def _names_of(folder: str) -> tuple[str | None, str | None]:
+    """Return what a run's experiment is called, and what its program calls the execution; `None` where there is no such name, or nothing can be read."""
     try:
-        name = msgspec.json.decode(storage.read_bytes(folder + STATUS_JSON), type=_StatusName).experiment
-        if name is not None:
-            return name
+        known = msgspec.json.decode(storage.read_bytes(folder + STATUS_JSON), type=_StatusName)
+        if known.experiment is not None:
+            return known.experiment, known.alias
     except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
         pass
     try:
-        return msgspec.json.decode(storage.read_bytes(folder + RUN_JSON), type=_RunName).experiment.name
+        record = msgspec.json.decode(storage.read_bytes(folder + RUN_JSON), type=_RunName)
     except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
-        return None
+        return None, None
+    return record.experiment.name, record.alias
 
 
 def find_run(run: str | None, *, prefix: str | None = None) -> str:
@@ -128,7 +136,7 @@ def find_run(run: str | None, *, prefix: str | None = None) -> str:
         run: what the person typed; `None` or "" for the latest run.
         prefix: where runs are looked for by id and by name; `./outputs` when not given.
 
-    An exec id may be cut short as long as one run alone begins so. Of several runs of an experiment it is the latest.
+    An execution is found by the id that its program gave it, too. An exec id may be cut short as long as one run alone begins so. Of several runs of an experiment it is the latest.
 
     Raises:
         RecordError: nothing of that name; it lists the closest.
@@ -146,8 +154,8 @@ def find_run(run: str | None, *, prefix: str | None = None) -> str:
     experiments: dict[str, str] = {}
     if not run.startswith("exec_"):
         for folder in reversed(folders):
-            name = experiment_of(folder)
-            if name == run:
+            name, alias = _names_of(folder)
+            if run in {name, alias}:
                 return _record_in(folder)
             if name is not None:
                 experiments.setdefault(name, folder)

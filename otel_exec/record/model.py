@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["SCHEMA_VERSION", "RunRecord", "StatusRecord", "TaskStatus", "TemplateRecord"]
+__all__ = ["EXECUTION", "SCHEMA_VERSION", "RunRecord", "StatusRecord", "TaskStatus", "TemplateRecord"]
 
 SCHEMA_VERSION = "1.0"
+# The executor's kind of a run without steps, whose one task is the program's own block.
+EXECUTION = "execution"
 
 
 class RecordedError(msgspec.Struct, gc=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from otel_exec.errors import UsageError
-from otel_exec.record.model import Export
+from otel_exec.record.model import EXECUTION, Export
 from otel_exec.report.durations import duration_text
 from otel_exec.report.steps import count_steps, labels, plural, ran_anything, reached
 from otel_exec.report.summary_lists import errors_section, gates_section, left_open_section, phases_section, warnings_section, workers_section
@@ -105,6 +105,7 @@ def _heading(record: AnyRecord, record_path: str | None) -> Section:
         Fact("experiment", record.experiment.name),
         Fact("description", record.experiment.description),
         Fact("exec_id", record.exec_id, label="exec id"),
+        Fact("alias", record.alias, label="known as" if record.alias else ""),
         Fact("trace_id", record.trace_id),
         Fact("outcome", record.outcome, "outcome", label="outcome"),
         Fact("start_time", record.start_time, label="when", said=f"{when} UTC"),
@@ -138,6 +139,8 @@ def _state_notes(record: AnyRecord, total: int) -> tuple[str, ...]:
         return ("The run goes on; this is how far its record has come.",)
     if record.outcome == "interrupted":
         return ("The run was killed before it could end: what was open then is closed at its last sign of life.",)
+    if record.executor.kind == EXECUTION:
+        return ("A program's own execution: it has phases and nodes, and no steps.",)
     if not total:
         return ("The run had no steps.",)
     if not ran_anything(record):

@@ -139,6 +139,7 @@ class SummaryRecord(msgspec.Struct):
     export: Export | None = None
     resumed_from: EarlierRun | None = None
     warnings: list[RecordWarning] = []
+    alias: str | None = None
 
 
 class RunLine(msgspec.Struct):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from otel_exec.clock import from_iso
-from otel_exec.record.model import Wall
+from otel_exec.record.model import EXECUTION, Wall
 
 if TYPE_CHECKING:
     from otel_exec.record.model import AttemptRecord, RunRecord
@@ -41,6 +41,8 @@ def wall(record: RunRecord, *, until_ns: int | None = None) -> Wall:
     if not end_ns or end_ns < 0:
         return Wall()
     intervals: dict[str, _Intervals] = {part: [] for part in PARTS[:-1]}
+    if record.executor.kind == EXECUTION:
+        intervals["executing"].append((0, end_ns))
     for step in record.steps:
         previous: AttemptRecord | None = None
         for attempt in step.attempts:

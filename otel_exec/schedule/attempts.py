@@ -230,6 +230,7 @@ class Attempts:
         self.aggregator.fold(report.node_id, report.attempt, report.sums, items=report.items)
         self._collect(report)
         if report.unspanned:
+            self.aggregator.unspanned.add(key)
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
         # The worker wrote the last event and let the lock go, unless another attempt may follow.
         kept.locked = not (report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)

@@ -36,6 +36,8 @@ from otel_exec.semconv import (
 from otel_exec.spans.span_record import SpanLink
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otel_exec.execute.base import OpenSpan
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.schedule.attempts import Running
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["DriverSpans"]
+__all__ = ["DriverSpans", "run_span"]
 
 _ERROR_TYPES = {"timeout": ERROR_TIMEOUT, "cancellation": ERROR_CANCELLED, "interrupted": ERROR_INTERRUPTED}
 
@@ -319,18 +321,25 @@ class DriverSpans:
         for level, start_ns in list(self._levels.items()):
             self.close_level(level, start_ns, at_ns, outcome)
         self.finished.append(
-            self.recorder.make(
-                Kind.RUN,
-                f"run {name}",
-                self.start_ns,
-                at_ns,
-                span_id=self.root_span_id,
-                parent=self.parent_span_id,
-                attributes={EXEC_NAME: name},
-                links=self.links,
-                outcome=outcome,
-                error_type=_ERROR_TYPES.get(outcome),
-                span_kind=2,
-                remote=bool(self.parent_span_id),
-            )
+            run_span(self.recorder, name, self.start_ns, at_ns, outcome, span_id=self.root_span_id, parent=self.parent_span_id, links=self.links)
         )
+
+
+def run_span(
+    recorder: Recorder, name: str, start_ns: int, end_ns: int, outcome: str, *, span_id: str, parent: str, links: Sequence[SpanLink] = ()
+) -> SpanRecord:
+    """Return the span of a whole run; `parent` is what an inbound carrier named, "" where there is none."""
+    return recorder.make(
+        Kind.RUN,
+        f"run {name}",
+        start_ns,
+        end_ns,
+        span_id=span_id,
+        parent=parent,
+        attributes={EXEC_NAME: name},
+        links=links,
+        outcome=outcome,
+        error_type=_ERROR_TYPES.get(outcome),
+        span_kind=2,
+        remote=bool(parent),
+    )

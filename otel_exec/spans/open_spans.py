@@ -20,7 +20,7 @@ import msgspec
 
 from otel_exec.regular_file import read_regular
 
-__all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "read_open"]
+__all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "read_all_open", "read_open"]
 
 OPEN_SUFFIX = ".open"
 _MAGIC = b"otelopn1"
@@ -138,6 +138,15 @@ def read_open(path: str) -> list[OpenEntry]:
         if first[at : at + _SLOT] != second[at : at + _SLOT]:
             stable[at] = 0
     return _entries(bytes(stable))
+
+
+def read_all_open(folder: str) -> list[OpenEntry]:
+    """Return what is open according to all tables of a run's `spans` folder; [] when it is missing."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(OPEN_SUFFIX))
+    except OSError:
+        return []
+    return [entry for name in names for entry in read_open(os.path.join(folder, name))]
 
 
 def _map(path: str, slots: int) -> mmap.mmap:

@@ -43,6 +43,7 @@ __all__ = [
     "frame_of",
     "open_phase",
     "running_totals",
+    "scope_here",
 ]
 
 _KEY = context_api.create_key("otel_exec-frame")
@@ -258,6 +259,12 @@ def current_scope() -> TaskScope | None:
     """Return the scope of the code that calls: from the OpenTelemetry context, else (a bare thread of a process that runs one task) the process's own; `None` outside."""
     frame = frame_of(context_api.get_current())
     return None if frame is None else frame.scope
+
+
+def scope_here() -> TaskScope | None:
+    """Return the scope that the code's own context is inside of; `None` where it has none, whatever else runs in the process."""
+    frame = context_api.get_current().get(_KEY)
+    return None if frame is None else cast("Frame", frame).scope
 
 
 def current_span_id() -> str:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "read_spool", "read_spool_file"]
+__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "forked_files", "read_spool", "read_spool_file"]
 
 SPOOL_SUFFIX = ".jsonl"
+_FORK = "-fork-"
 
 
 def decode_line(line: bytes) -> list[SpanRecord]:
@@ -44,6 +45,15 @@ def read_spool(folder: str) -> Iterator[SpanRecord]:
         return
     for name in names:
         yield from read_spool_file(os.path.join(folder, name))
+
+
+def forked_files(folder: str) -> list[str]:
+    """Return the paths of the files that forked children of writers made in a run's `spans` folder."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if _FORK in name and name.endswith(SPOOL_SUFFIX))
+    except OSError:
+        return []
+    return [os.path.join(folder, name) for name in names]
 
 
 def read_spool_file(path: str) -> Iterator[SpanRecord]:
@@ -158,7 +168,7 @@ class SpoolWriter:
         self._lock = threading.Lock()
         self._torn = False
         self.written = self.lost = 0
-        self.path = os.path.join(self._folder, f"{self._writer}-fork-{os.getpid()}{SPOOL_SUFFIX}")
+        self.path = os.path.join(self._folder, f"{self._writer}{_FORK}{os.getpid()}{SPOOL_SUFFIX}")
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

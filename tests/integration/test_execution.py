@@ -1,0 +1,285 @@
+"""`execution`: a run without steps, with a whole record, around code that behaves as without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.run_checks import check_run
+
+from otel_exec import atime_phase, deferred, execution, output, phase, read_run, step, time_phase, timed
+from otel_exec.cli.main import main
+from otel_exec.errors import ConfigError, UsageError
+from otel_exec.report.breakdown import breakdown
+from otel_exec.semconv import Kind
+from otel_exec.testing import recorded_spans, run_in
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch, tmp_path):
+    """Runs go below the test's own folder, and nothing is exported."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def nodes_of(record):
+    return {node.node_id: {name: phase.count for name, phase in node.phases.items()} for node in record.nodes}
+
+
+def test_a_block_is_a_run_with_a_whole_record():
+    """Phases without a node id belong to a node named like the execution, others to their own; spool, record and rebuilt record agree."""
+    with execution("my-app", exec_id="workflow-17") as run:
+        assert run.exec_id is not None
+        with phase("outer"), time_phase("workflow-17", "node_1", "llm", input_tokens=5):
+            pass
+        with time_phase("workflow-17", "my-app", "own"):
+            pass
+    assert run.exec_id is None
+    record = read_run()
+    assert (record.experiment.name, record.alias, record.outcome, record.steps) == ("my-app", "workflow-17", "success", [])
+    assert nodes_of(record) == {"my-app": {"outer": 1, "(nodes)": 1, "own": 1}, "node_1": {"llm": 1}}
+    own, other = record.nodes
+    assert (own.total_ns, other.token_usage) == (record.nodes[0].attempts[0].total_ns, {"input_tokens": 5})
+    for node in breakdown(record).nodes:
+        assert sum(row.share_ns for row in node.rows) + node.unaccounted_ns == node.total_ns
+    trace = check_run(record, files=True)
+    task, root = trace.one(Kind.TASK), trace.one(Kind.RUN)
+    assert (task.name, task.parent_span_id, root.name) == ("task my-app", root.span_id, "run my-app")
+    assert record.exec_id.startswith("exec_")
+    assert not os.path.exists("run.json")
+
+
+def test_every_command_shows_it(capsys):
+    """`summary`, `metrics`, `runs`, `status` and `replay` take its id, its name and the id that the program gave it."""
+    with execution("my-app", exec_id="workflow-17"), time_phase("workflow-17", "node_1", "llm"):
+        pass
+    exec_id = read_run("workflow-17").exec_id
+    for command in ("summary", "metrics", "status", "replay"):
+        for name in ("workflow-17", "my-app", exec_id):
+            assert main([command, name]) == (2 if command == "replay" else 0), command
+    assert main(["runs"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("known as   workflow-17") == 3
+    assert "A program's own execution" in said
+    assert "node_1 - Total:" in said
+    assert "my-app" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "error_type"),
+    [
+        (ValueError("x"), "failure", "ValueError"),
+        (KeyboardInterrupt(), "cancellation", "cancelled"),
+        (SystemExit(3), "failure", "SystemExit"),
+        (SystemExit(0), "success", None),
+        (asyncio.CancelledError(), "cancellation", "cancelled"),
+    ],
+)
+def test_exceptions_pass_unchanged(error, outcome, error_type):
+    """The record has what they come to; `sys.exit(0)` is a success."""
+    with pytest.raises(type(error)) as caught, execution("my-app"):
+        raise error
+    assert caught.value is error
+    record = read_run()
+    assert record.outcome == outcome
+    task = check_run(record).one(Kind.TASK)
+    assert task.attributes.get("error.type") == error_type
+
+
+def test_functions_and_coroutines():
+    """Each call of a decorated function is a run of its own, with its result and its exceptions; a generator is refused."""
+
+    @execution("plain")
+    def plain(number: int) -> int:
+        with phase("inside"):
+            return number + 1
+
+    @execution("coroutine")
+    async def coroutine(number: int) -> int:
+        async with atime_phase("", "", "inside"):
+            await asyncio.sleep(0)
+        raise LookupError(number)
+
+    assert plain(1) == 2
+    assert plain(2) == 3
+    with pytest.raises(LookupError):
+        asyncio.run(coroutine(1))
+    folders = os.listdir("outputs/.otel_exec/runs")
+    records = [read_run(name) for name in folders]
+    assert sorted(record.experiment.name for record in records) == ["coroutine", "plain", "plain"]
+    assert {record.outcome for record in records if record.experiment.name == "coroutine"} == {"failure"}
+    for record in records:
+        assert nodes_of(record) == {record.experiment.name: {"inside": 1}}
+    with pytest.raises(UsageError, match="def or async def"):
+
+        @execution("generator")
+        def generator():
+            yield 1
+
+
+def test_threads_and_asyncio_carry_it():
+    """Phases of threads, of a pool and of tasks belong to the run that started them, each counted once."""
+
+    @timed("selection")
+    def select(execution_id, node_id):
+        del execution_id, node_id
+
+    async def loop():
+        async def one():
+            async with atime_phase("w", "node_1", "call"):
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(one() for _ in range(100)))
+
+    with execution("my-app", exec_id="w"):
+        threads = [threading.Thread(target=select, args=("w", "node_2")) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: select("w", "node_3"), range(50)))
+        asyncio.run(loop())
+    record = read_run()
+    assert nodes_of(record) == {"my-app": {"(nodes)": 154}, "node_1": {"call": 100}, "node_2": {"selection": 4}, "node_3": {"selection": 50}}
+    check_run(record)
+
+
+def test_two_at_once_keep_apart():
+    """Two threads of a service, each with an execution: each run has its own phases alone."""
+    barrier = threading.Barrier(2, timeout=30)
+
+    def serve(name):
+        with execution(name, exec_id=f"request-{name}"):
+            barrier.wait()
+            with phase(f"in {name}"):
+                barrier.wait()
+
+    threads = [threading.Thread(target=serve, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in ("a", "b"):
+        record = read_run(f"request-{name}")
+        assert nodes_of(record) == {name: {f"in {name}": 1}}
+        check_run(record)
+
+
+def test_inside_another_it_is_a_phase_of_it():
+    """Nested, and inside a step of an experiment: no run of its own, a phase of the one that is there."""
+    with execution("outer") as outer:
+        with execution("inner", exec_id="w") as inner:
+            assert inner.exec_id == outer.exec_id
+            with phase("work"):
+                pass
+    assert len(os.listdir("outputs/.otel_exec/runs")) == 1
+    assert nodes_of(read_run()) == {"outer": {"inner": 1, "work": 1}}
+
+
+def _steps_own(config):
+    del config
+    with execution("app"), phase("work"):
+        pass
+
+
+@step("one")
+def _one():
+    return deferred(_steps_own)({"out": output()})
+
+
+def test_inside_a_step_it_is_a_phase_of_the_step(tmp_path):
+    """The step's breakdown has it, and there is one run."""
+    record = run_in(tmp_path / "exp", _one())
+    assert set(record.steps[0].phases) == {"app", "work"}
+    check_run(record)
+    assert len(os.listdir(tmp_path / "exp/outputs/.otel_exec/runs")) == 1
+
+
+def test_a_forked_child_leaves_the_run_to_its_parent():
+    """A child that runs to the end of the block writes no record; the phases that it had count, from a spool file of its own."""
+    parent = os.getpid()
+    with execution("my-app"):
+        pid = os.fork()
+        with phase("both"):
+            pass
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+    if os.getpid() != parent:
+        os._exit(0)
+    record = read_run()
+    assert (record.outcome, nodes_of(record)) == ("success", {"my-app": {"both": 2}})
+    assert len([span for span in recorded_spans(record) if span.name == "both"]) == 2
+    assert len([span for span in recorded_spans(record) if span.kind == Kind.RUN]) == 1
+
+
+def test_a_folder_that_cant_be_written_is_said_once(tmp_path, caplog):
+    """The program goes on as without us; settings that can't be read are its author's to know at once."""
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING), execution("my-app", prefix=str(tmp_path / "file")) as run, phase("work"):
+        assert run.exec_id is None
+    assert "my-app is not recorded, the program goes on" in caplog.text
+    with pytest.raises(ConfigError), execution("my-app", workers="many"):
+        raise AssertionError("not reached")
+    with pytest.raises(UsageError), execution("my-app", wrokers=2):
+        raise AssertionError("not reached")
+
+
+SCRIPT = """
+import sys, time
+from otel_exec import execution, phase, time_phase
+
+with execution("killed", exec_id="w"):
+    for _ in range(3):
+        with time_phase("w", "node_1", "call"):
+            pass
+    with phase("endless"):
+        print("ready", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_it_is_shown_while_it_runs_and_after_it_was_killed():
+    """From another process: what has finished is there, the run goes on, then it is interrupted; nothing finished is lost."""
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        record = read_run("w")
+        assert (record.outcome, nodes_of(record)["node_1"]) == ("running", {"call": 3})
+        child.send_signal(signal.SIGKILL)
+        child.wait(30)
+    finally:
+        child.kill()
+        child.communicate()
+    record = read_run("w")
+    assert (record.outcome, nodes_of(record)["node_1"]) == ("interrupted", {"call": 3})
+    assert record.nodes[0].total_ns >= record.nodes[1].total_ns
+    assert main(["metrics", "w", "--breakdown", "--bottlenecks"]) == 0
+    assert main(["summary", "w"]) == 0
+
+
+def test_spans_are_exported_live(receiver, monkeypatch):
+    """Each span arrives once; the record counts them; `async with` keeps the event loop free meanwhile."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.http_endpoint)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+
+    async def loop():
+        async with execution("my-app"):
+            for _ in range(10):
+                with phase("work"):
+                    pass
+            await asyncio.to_thread(receiver.wait_for, 10)
+
+    asyncio.run(loop())
+    record = read_run()
+    assert record.export.spans == record.export.spans_acknowledged == 12
+    assert set(receiver.counts().values()) == {1}
+    assert len(receiver.counts()) == 12
