@@ -192,7 +192,7 @@ def stat(question: str, description: str, unit: str, *queries: Query) -> dict[st
 
 
 def spans(
-    question: str, description: str, query: str, *, sort: str, descending: bool = False, limit: int = 500, links: dict[str, str] | None = None
+    question: str, description: str, query: str, *, sort: str, descending: bool = False, limit: int = 1000, links: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Return a table of spans; their durations are bars, so that with times in order it reads like a Gantt chart. `links`: a column to the address behind its values."""
     overrides = [

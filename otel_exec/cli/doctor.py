@@ -107,10 +107,16 @@ def _examine(endpoint: str | None, query: str | None, environ: Mapping[str, str]
     yield (finding := _settings(settings))
     if finding.verdict == "wrong":
         return
-    from otel_exec.spans.diagnose import diagnose
+    from otel_exec.spans.diagnose import diagnose, takes_metrics
 
+    arrives = True
     for target in settings.traces:
-        yield from diagnose(target, query or settings.trace_url, timeout_s=timeout_s, wait_s=wait_s)
+        for finding in diagnose(target, query or settings.trace_url, timeout_s=timeout_s, wait_s=wait_s):
+            arrives = arrives and (finding.verdict != "wrong" or finding.check in ("found again", "clock"))
+            yield finding
+    if arrives:
+        for target in settings.metrics:
+            yield takes_metrics(target, timeout_s)
 
 
 def _settings(settings: Config) -> Finding:

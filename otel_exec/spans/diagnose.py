@@ -19,6 +19,7 @@ from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.otlp_json import parse_line
 from otel_exec.spans.reach import Finding, find_port, find_tls, host_and_port, resolve_name, speaks_tls
+from otel_exec.spans.signal import Signal
 from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.transport import Answer, open_transport
 
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from otel_exec.spans.find_again import Clock
     from otel_exec.spans.otlp_json import ExportLine
 
-__all__ = ["SERVICE", "diagnose"]
+__all__ = ["SERVICE", "diagnose", "takes_metrics"]
 
 SERVICE = "otel-exec-doctor"
 # Past this clocks are worth a word: Jaeger and Grafana search by time, and Tempo's generator passes over what seems old.
 _CLOCKS_DIFFER_S = 5.0
+# A request without a span, and one without a metric.
+_NOTHING = (parse_line(b'{"resourceSpans":[]}'),)
+_NO_METRICS = (parse_line(b'{"resourceMetrics":[]}', Signal.METRICS),)
 _USUAL_PORT = {"grpc": "4317", "http/protobuf": "4318", "http/json": "4318"}
 
 
@@ -89,13 +93,23 @@ def diagnose(endpoint: Endpoint, query: str | None, *, timeout_s: float = 5.0, w
     yield _clocks(clock or (None if endpoint.protocol == "grpc" else clock_of(endpoint.url, certificate=endpoint.certificate)))
 
 
+def takes_metrics(endpoint: Endpoint, timeout_s: float = 5.0) -> Finding:
+    """Return whether the endpoint takes metrics; one that does not, as Jaeger, is no fault: spans go on without them."""
+    answer = _ask(replace(endpoint, timeout_s=min(endpoint.timeout_s or timeout_s, timeout_s)), _NO_METRICS)
+    if answer.verdict in ("accepted", "content"):
+        return Finding("metrics", "ok", f"metrics are taken at {endpoint.shown}")
+    return Finding(
+        "metrics", "note", f"metrics are not taken: {answer.reason}", "send to a Collector, which has a place for them, or set OTEL_METRICS_EXPORTER=none"
+    )
+
+
 def _proxy(scheme: str, host: str) -> str | None:
     """Return the proxy that the environment names for an address."""
     return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies_environment().get(scheme)
 
 
-def _ask(endpoint: Endpoint, lines: Sequence[ExportLine] = ()) -> Answer:
-    """Send one request; without lines it carries no span, and receivers take it all the same."""
+def _ask(endpoint: Endpoint, lines: Sequence[ExportLine] = _NOTHING) -> Answer:
+    """Send one request; unless lines are given it carries no span, and receivers take it all the same."""
     transport = open_transport(endpoint)
     try:
         return transport.send(lines)

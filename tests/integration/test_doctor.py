@@ -225,10 +225,10 @@ def test_a_healthy_collector(tmp_path, rotel, protocol):
         code, checks = doctor(tmp_path, OTEL_EXEC_TRACE_URL=query + "/trace/{trace_id}", **variables)
         assert code == 0, checks
         assert [each["check"] for each in checks] == [
-            *("versions", "variables", "settings", "name", "port", "protocol", "test span", "found again", "clock"),
+            *("versions", "variables", "settings", "name", "port", "protocol", "test span", "found again", "clock", "metrics"),
         ]
         assert {each["verdict"] for each in checks} == {"ok"}
-        assert checks[-2]["said"].startswith("Jaeger has the span")
+        assert checks[-3]["said"].startswith("Jaeger has the span")
         (span,) = server.spans
         assert (span.name, span.resource["service.name"]) == ("otel-exec doctor", "otel-exec-doctor")
         printed = otel_exec("doctor", *QUICK, "--query", query, cwd=tmp_path, **variables)
@@ -263,6 +263,21 @@ def test_clocks_that_differ(tmp_path, receiver):
         said = the_wrong_one(tmp_path, "--endpoint", receiver.grpc_endpoint, "--query", query)
     assert said.startswith("clock: its clock is ")
     assert "s behind ours" in said
+
+
+def test_a_receiver_of_spans_alone(tmp_path, receiver):
+    """Where metrics are not taken it is noted, and nothing is wrong: spans go on without them."""
+    with serving(lambda _: (404, "text/plain", b"", {})) as nowhere:
+        code, checks = doctor(
+            tmp_path,
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=nowhere + "/v1/metrics",
+        )
+    assert code == 0
+    (metrics,) = [each for each in checks if each["check"] == "metrics"]
+    assert metrics["verdict"] == "note"
+    assert "metrics are not taken" in metrics["said"]
 
 
 def test_a_mistyped_variable(tmp_path, receiver):

@@ -5,8 +5,13 @@ What comes in: a folder and the endpoint. What goes out: the runs' records.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import random
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,10 @@ from support.outside import EXAMPLES, run_script
 from support.stack_programs import ROOT
 
 from otel_exec import RunRecord, read_run
+from otel_exec.config import Endpoint
+from otel_exec.spans.exporter import export_once
+from otel_exec.spans.line_codec import LineEncoder
+from otel_exec.spans.span_record import SpanRecord
 from otel_exec.testing import recorded_spans
 
 # Two fan-outs, phases that fail, a try that fails and one that succeeds, a worker that dies, a step that fails and one that is skipped for it, a gate.
@@ -89,6 +98,53 @@ def run_turbulent(folder: Path, endpoint: str, salt: str = "one") -> RunRecord:
     done = run_script("turbulent.py", "--workers", "2", cwd=folder, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, SALT=salt, **PATIENCE)
     assert done.returncode == 1, done.stderr
     return _record(folder)
+
+
+LARGE_TRACE_ID = f"{random.Random(8).getrandbits(128):032x}"
+
+
+def send_large(folder: Path, endpoint: str, count: int) -> float:
+    """Send a trace of so many spans, a run with steps under it, as `otel-exec replay` would; returns the seconds until the last one was acknowledged."""
+    (folder / "spans").mkdir(parents=True)
+    start_ns = time.time_ns() - 3600 * 10**9
+    exec_id = f"exec_{LARGE_TRACE_ID}"
+    root = f"{1:016x}"
+
+    def spans() -> Iterator[SpanRecord]:
+        yield SpanRecord(
+            LARGE_TRACE_ID, root, "", "run large", "run", start_ns, start_ns + count * 1000 + 10**6, {"exec.id": exec_id, "exec.name": "large"}, span_kind=2
+        )
+        for number in range(2, count + 1):
+            at_ns = start_ns + number * 1000
+            attributes = {
+                "exec.id": exec_id,
+                "exec.template": "part/{number}",
+                "node.id": f"part/{number}-1f6e23",
+                "node.name": f"part/{number}",
+                "exec.outcome": "success",
+            }
+            yield SpanRecord(LARGE_TRACE_ID, f"{number:016x}", root, "part/{number}", "step", at_ns, at_ns + 500 + number % 500, attributes)
+
+    encoder = LineEncoder({"service.name": "large", "service.instance.id": exec_id})
+    with (folder / "spans" / "driver.jsonl").open("wb") as file:
+        for batch in _batches(spans(), 1000):
+            file.write(encoder.encode(batch))
+    begun = time.perf_counter()
+    (entry,) = export_once(str(folder), [Endpoint(endpoint, "grpc")], patience_s=30.0).endpoints
+    assert (entry.acknowledged, entry.rejected, entry.waiting) == (count, 0, 0), entry.error
+    return time.perf_counter() - begun
+
+
+def _batches(values: Iterator[SpanRecord], size: int) -> Iterator[tuple[SpanRecord, ...]]:
+    while batch := tuple(itertools.islice(values, size)):
+        yield batch
+
+
+def figure(**figures: object) -> None:
+    """Keep what was measured where `OTEL_EXEC_FIGURES` names a file; a line of JSON each."""
+    if path := os.environ.get("OTEL_EXEC_FIGURES"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
 
 
 def _record(folder: Path) -> RunRecord:

@@ -1,0 +1,126 @@
+"""Real Tempo behind the real Collector: traces come back whole, and every TraceQL query of every board has rows."""
+
+from __future__ import annotations
+
+import base64
+import time
+
+import pytest
+from support.otlp_receiver import OtlpReceiver
+from support.outside import otel_exec
+from support.stack_programs import Collector, Tempo, get, get_json, program, wait_until
+from support.stack_runs import LARGE_TRACE_ID, figure, queries, run_example, run_turbulent, send_large
+
+from otel_exec.testing import recorded_spans
+
+pytestmark = [pytest.mark.collector, pytest.mark.slow]
+VARIABLES = {"exec_id": ".+", "template": ".*", "phase": ".*"}
+# A search looks only at what came a while ago (`query_frontend.query_end_cutoff`), and blocks are cut in between.
+_FOUND_S = 120
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """Tempo with two runs that came through the Collector: the example, and one in which everything happens."""
+    program("collector")
+    program("tempo")
+    folder = tmp_path_factory.mktemp("stack")
+    with OtlpReceiver() as jaeger, Tempo(folder / "tempo") as tempo:
+        with Collector(folder / "collector", f"127.0.0.1:{jaeger.grpc_port}", tempo.otlp) as collector:
+            records = [run_example(folder / "example", collector.grpc_endpoint), run_turbulent(folder / "turbulent", collector.grpc_endpoint)]
+            yield tempo, collector, records, folder
+
+
+def trace_of(tempo, trace_id):
+    """The spans of a trace: id to span, as OTLP/JSON has it; each once."""
+    status, body = get(f"{tempo.query}/api/traces/{trace_id}")
+    if status == 404:
+        return {}
+    assert status == 200, body
+    found = {}
+    for batch in get_json(f"{tempo.query}/api/traces/{trace_id}")["batches"]:
+        for scope in batch["scopeSpans"]:
+            for span in scope["spans"]:
+                identity = base64.b64decode(span["spanId"]).hex()
+                assert identity not in found, f"{span['name']} is there twice"
+                found[identity] = span
+    return found
+
+
+def search(tempo, query, **more):
+    """The spans that a TraceQL query finds, of all traces."""
+    now = time.time()
+    found = get_json(f"{tempo.query}/api/search", q=query, start=str(int(now - 7200)), end=str(int(now) + 10), limit="100", spss="1000", **more)
+    return [span for trace in found["traces"] or () for span_set in trace["spanSets"] for span in span_set["spans"]]
+
+
+def measure(tempo, query):
+    """The series of a TraceQL metrics query over the last hours."""
+    now = time.time()
+    return get_json(f"{tempo.query}/api/metrics/query", q=query, start=str(int(now - 7200)), end=str(int(now))).get("series") or []
+
+
+def test_a_trace_comes_back_as_it_was_recorded(filled):
+    """By its id each trace is there, span for span, once, with its times to the nanosecond, its parents, attributes and links."""
+    tempo, _, records, _ = filled
+    for record in records:
+        spans = {span.span_id: span for span in recorded_spans(record)}
+        wait_until(lambda wanted=spans, of=record: set(trace_of(tempo, of.trace_id)) == set(wanted), 60, tempo.tail)
+        for identity, found in trace_of(tempo, record.trace_id).items():
+            span = spans[identity]
+            assert (int(found["startTimeUnixNano"]), int(found["endTimeUnixNano"]), found["name"]) == (span.start_ns, span.end_ns, span.name)
+            assert base64.b64decode(found.get("parentSpanId", "")).hex() == span.parent_span_id
+            assert {each["key"] for each in found["attributes"]} == {"exec.kind", *span.attributes} - ({"exec.kind"} if not span.kind else set())
+            assert {base64.b64decode(link["spanId"]).hex() for link in found.get("links", ())} == {link.span_id for link in span.links}
+
+
+def test_searches_find_what_the_record_has(filled):
+    """TraceQL by exec id, outcome, node name and error finds exactly the spans that the spools have."""
+    tempo, _, records, _ = filled
+    example, turbulent = records
+    spans = recorded_spans(turbulent)
+
+    def ids(holds):
+        return {span.span_id for span in spans if holds(span)}
+
+    wanted = {
+        f'{{ span.exec.id = "{turbulent.exec_id}" }}': ids(lambda span: True),
+        f'{{ span.exec.id = "{example.exec_id}" && span.exec.kind = "step" }}': {span.span_id for span in recorded_spans(example) if span.kind == "step"},
+        '{ span.exec.outcome = "failure" }': ids(lambda span: span.attributes.get("exec.outcome") == "failure"),
+        '{ span.node.name = "flaky" && span.exec.kind = "task" }': ids(lambda span: span.kind == "task" and span.attributes["node.name"] == "flaky"),
+        "{ status = error }": ids(lambda span: span.status == 2),
+    }
+    for query, found in wanted.items():
+        assert found
+        wait_until(lambda query=query, found=found: {each["spanID"] for each in search(tempo, query)} == found, _FOUND_S, lambda query=query: query)
+
+
+def test_every_query_of_every_board_returns_rows(filled):
+    """Each TraceQL query runs and returns at least one row, and those of a single run do for that run."""
+    tempo, _, records, _ = filled
+    asked = queries("tempo", VARIABLES) + queries("tempo", VARIABLES | {"exec_id": records[1].exec_id})
+    assert len(asked) > 20
+    for question, _, query in asked:
+        ask = measure if "over_time" in query else search
+        wait_until(lambda ask=ask, query=query: ask(tempo, query), _FOUND_S, lambda question=question, query=query: f"{question}: {query}")
+
+
+def test_the_doctor_finds_its_span(tmp_path, filled):
+    """`otel-exec doctor` sends a span through the Collector and finds it again in Tempo."""
+    tempo, collector, _, _ = filled
+    done = otel_exec("doctor", "--endpoint", collector.grpc_endpoint, "--query", tempo.query, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "ok found again: Tempo has the span" in done.stdout
+
+
+def test_a_hundred_thousand_spans_arrive_whole(filled):
+    """A trace of 100,000 spans comes back by its id, each span once."""
+    tempo, collector, _, folder = filled
+    count = 100_000
+    sent_s = send_large(folder / "large", collector.grpc_endpoint, count)
+    begun = time.perf_counter()
+    wait_until(lambda: len(trace_of(tempo, LARGE_TRACE_ID)) == count, 240, tempo.tail)
+    arrived_s = time.perf_counter() - begun
+    begun = time.perf_counter()
+    get(f"{tempo.query}/api/traces/{LARGE_TRACE_ID}")
+    figure(backend="tempo", spans=count, sent_s=sent_s, whole_after_s=arrived_s, read_s=time.perf_counter() - begun)
