@@ -70,7 +70,7 @@ class LeftBehind(msgspec.Struct, frozen=True):
 def lives(folder: str) -> bool:
     """Return whether a run may still go on; one without a sign of life is dead."""
     status = read_status(folder)
-    if status is not None and status.driver and not locks.holder_dead(status.driver):
+    if status is not None and status.state == "running" and status.driver and not locks.holder_dead(status.driver):
         if locks.of_this_host(status.driver):
             return True
         seen_ns = from_iso(status.updated_at)

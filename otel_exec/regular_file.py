@@ -8,8 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
-__all__ = ["LONGEST_BYTES", "open_regular", "read_regular"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["LONGEST_BYTES", "data_chunks", "open_regular", "read_regular"]
 
 # No file that we write whole comes near it: the record of 10,000 steps has some 30 MB.
 LONGEST_BYTES = 256 << 20
@@ -59,3 +63,24 @@ def read_regular(path: str, limit_bytes: int = LONGEST_BYTES) -> bytes:
         return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def data_chunks(descriptor: int, position: int, chunk_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Yield what was written to a file from a position on, in pieces, each with where it begins. Holes are passed over: a giant that is all holes costs nothing.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    while True:
+        try:
+            position = os.lseek(descriptor, position, os.SEEK_DATA)
+        except AttributeError:  # a system without
+            pass
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+        chunk = os.pread(descriptor, chunk_bytes, position)
+        if not chunk:
+            return
+        yield position, chunk
+        position += len(chunk)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Aggregator"]
 
+# Attempts come one after the other; of a damaged journal so many may be missing.
+_WIDEST_GAP = 1_000
+
 _PARTS = {
     Kind.WAIT: "wait_ns",
     Kind.QUEUE: "queue_ns",
@@ -295,6 +298,7 @@ class Aggregator:
     def attempt(self, step: StepRecord, number: int) -> AttemptRecord:
         """Return the record of an attempt (from 1), made if need be."""
         attempts = step.attempts
+        number = max(1, min(number, len(attempts) + _WIDEST_GAP))  # a damaged file may say anything
         while len(attempts) < number:
             attempts.append(AttemptRecord(len(attempts) + 1))
         return attempts[number - 1]

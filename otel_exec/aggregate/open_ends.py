@@ -233,6 +233,10 @@ class OpenEnds:
             if entry.kind == Kind.TASK and entry.node_id == node_id and not any(entry.span_id == each.span_id for each in attempts.values()):
                 found = attempts.setdefault(max(attempts, default=0) + 1, Claim())
                 found.worker_id, found.span_id, found.claimed_ns = writer.removeprefix("worker-"), entry.span_id, entry.start_ns
+                number = max(attempts)
+                if number == 1 and (node_id, 1, Kind.QUEUE) not in self._parts:
+                    queue = {**self._of_step(step), EXEC_ATTEMPT: 1}
+                    self._make(Kind.QUEUE, "queue", start_ns, entry.start_ns, self._id("queue", parent, 1), parent, queue, outcome=None)
         number = max(attempts, default=0)
         last = attempts.get(number)
         done = self._tasks.get((node_id, number))

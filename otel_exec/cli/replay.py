@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
@@ -19,9 +21,10 @@ from otel_exec.cli.parser import Parser
 from otel_exec.cli.records import prefix_of
 from otel_exec.errors import ConfigError, RecordError, UsageError
 from otel_exec.record import storage
-from otel_exec.record.find import find_run
+from otel_exec.record.find import RUNS, find_run, list_runs
 from otel_exec.record.record_file import read_record
 from otel_exec.report.steps import plural
+from otel_exec.report.text_safety import printable
 
 if TYPE_CHECKING:
     from otel_exec.config import Config
@@ -46,18 +49,21 @@ def parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(
         "replay",
-        "Send the spans of a run that were never acknowledged, each once. Where they go\nis said by OTEL_EXPORTER_OTLP_ENDPOINT and its kin, as for the run itself.",
-        "otel-exec replay run.json\notel-exec replay --latest --endpoint http://localhost:4317\notel-exec replay exec_4bf92f35 --dry-run",
+        "Send the spans of a run that were never acknowledged, each once. Where they go\nis said by OTEL_EXPORTER_OTLP_ENDPOINT and its kin, as for the run itself.\n"
+        "What a killed run left open is closed first, so that its trace is whole.",
+        "otel-exec replay run.json\notel-exec replay outputs --endpoint http://localhost:4317\notel-exec replay exec_4bf92f35 --dry-run",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "run",
         nargs="?",
         metavar="RUN",
-        help="a run.json, a run's folder, an exec id, a prefix or an experiment's name (its latest run); default: the latest run under OTEL_EXEC_PREFIX or ./outputs, else ./run.json",
+        help="a run.json, a run's folder, an exec id, an experiment's name (its latest run), or a prefix: all its runs; "
+        "default: the latest run under OTEL_EXEC_PREFIX or ./outputs, else ./run.json",
     )
     which.add_argument("--latest", action="store_true", help="the latest run, said in so many words")
     parser.add_argument("--endpoint", metavar="URL", help="where to, instead of the environment's endpoint; protocol, headers and certificates are still its")
+    parser.add_argument("--all", action="store_true", help="send what was acknowledged too, to a backend that lost it (one that did not counts it twice)")
     parser.add_argument("--dry-run", action="store_true", help="send nothing; say what would be sent")
     return parser
 
@@ -67,28 +73,120 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments.endpoint, os.environ)
     for warning in settings.warnings:
         print(f"otel-exec: {warning}", file=sys.stderr)
-    folder = _run_folder(arguments.run, os.environ)
+    folders = runs_under(arguments.run) if arguments.run and not arguments.run.endswith(".json") else []
+    if len(folders) <= 1:
+        _replay(folders[0] if folders else _run_folder(arguments.run, os.environ), settings, arguments)
+        return 0
+    problems: list[RecordError] = []
+    for number, folder in enumerate(folders):
+        print(f"{os.path.basename(folder)}: ", end="", flush=True)
+        try:
+            _replay(folder, settings, arguments)
+        except NothingTaken as error:  # every other run would wait as long for the same answer
+            left = len(folders) - number - 1
+            untried = f"; {plural(left, 'run')} after it not tried" if left else ""
+            raise RecordError(error.path, error.reason + untried) from None
+        except RecordError as error:
+            print(printable(str(error)))
+            problems.append(error)
+    if problems:
+        raise (
+            problems[0]
+            if len(problems) == 1
+            else RecordError(arguments.run, f"{len(problems)} of {plural(len(folders), 'run')} are not out whole; the first: {problems[0]}")
+        )
+    return 0
+
+
+class NothingTaken(RecordError):
+    """An endpoint took none of what it was sent."""
+
+
+def runs_under(path: str) -> list[str]:
+    """Return the folders of the runs under a local prefix, oldest first; [] for what is none."""
+    if storage.is_remote(path) or not os.path.isdir(os.path.join(path, *RUNS)):
+        return []
+    return [folder for folder in list_runs(path) if os.path.isdir(os.path.join(folder, "spans"))]
+
+
+def _replay(folder: str, settings: Config, arguments: argparse.Namespace) -> None:
+    """Send what is left of one run."""
     from otel_exec.spans.exporter import export_once, summarize
 
+    if not arguments.dry_run:
+        _recovered(folder)
     before = summarize(folder, settings.traces)
     if before.problem:
         raise RecordError(folder, before.problem)
-    waiting = [entry for entry in before.endpoints if entry.waiting]
-    for entry in before.endpoints:
+    entries = [_again(entry) if arguments.all else entry for entry in before.endpoints]
+    waiting = [entry for entry in entries if entry.waiting]
+    for entry in entries:
         if not entry.waiting:
             print(_nothing_left(entry, folder))
         elif arguments.dry_run:
             print(f"would send {entry.waiting:,} of {plural(entry.total, 'span')} to {entry.url}; {_settled(entry)}")
     if not waiting or arguments.dry_run:
-        return 0
-    endpoints = [endpoint for endpoint, entry in zip(settings.traces, before.endpoints, strict=True) if entry.waiting]
-    after = export_once(folder, endpoints, patience_s=settings.exit_timeout_s)
+        return
+    endpoints = [endpoint for endpoint, entry in zip(settings.traces, entries, strict=True) if entry.waiting]
+    progress = Progress(sum(entry.total for entry in waiting), sys.stderr)
+    try:
+        after = export_once(folder, endpoints, patience_s=settings.exit_timeout_s, again=arguments.all, progress=progress)
+    finally:
+        progress.clear()
     for old, new in zip(waiting, after.endpoints, strict=True):
         print(_said(old, new))
     if after.problem:
         raise RecordError(folder, after.problem)
     _complain_of_what_is_left(folder, waiting, after.endpoints)
-    return 0
+
+
+def _recovered(folder: str) -> None:
+    """Close what a killed run left open; said in a line where there was something."""
+    from otel_exec.recovery import forget, recover
+
+    try:
+        closed = recover(folder)
+    except RecordError as error:  # what had ended can be sent all the same
+        print(f"otel-exec: what the run left open can't be closed: {printable(str(error))}", file=sys.stderr)
+        return
+    if closed is not None:
+        forget(folder)
+    if closed:
+        print(f"the run was killed: {plural(closed, 'span')} that it left open {'is' if closed == 1 else 'are'} closed at its last sign of life")
+
+
+def _again(entry: EndpointSummary) -> EndpointSummary:
+    """Return an entry as it is before anything was sent."""
+    return replace(entry, acknowledged=0, rejected=0, error="")
+
+
+class Progress:
+    """Says on a terminal how far a replay has come; called from any thread, shown ten times a second at most. Piped, it says nothing: the counts follow.
+
+    Args:
+        total: how many spans there are to settle.
+        stream: where to.
+    """
+
+    def __init__(self, total: int, stream: TextIO) -> None:
+        self._total = total
+        self._stream = stream
+        self._shown = stream.isatty()
+        self._next_s = 0.0
+
+    def __call__(self, settled: int) -> None:
+        """So many are settled."""
+        now_s = time.monotonic()
+        if self._shown and now_s >= self._next_s:
+            self._next_s = now_s + 0.1
+            self._stream.write(f"\r\x1b[K{settled:,} of {self._total:,} spans")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
 
 
 def _settings(endpoint: str | None, environ: Mapping[str, str]) -> Config:
@@ -144,10 +242,12 @@ def _said(old: EndpointSummary, new: EndpointSummary) -> str:
 def _complain_of_what_is_left(folder: str, before: Sequence[EndpointSummary], after: Sequence[EndpointSummary]) -> None:
     """Raise where spans wait still, or where an endpoint took none of those that it was sent."""
     reasons = []
+    taken = False
     for old, new in zip(before, after, strict=True):
         if new.waiting:
             reasons.append(f"{plural(new.waiting, 'span')} {'stays' if new.waiting == 1 else 'stay'} in the spool: {new.error}")
         elif new.acknowledged == old.acknowledged:
             reasons.append(f"{new.url} took none of {plural(old.waiting, 'span')}: {new.error}")
+        taken = taken or new.acknowledged > old.acknowledged
     if reasons:
-        raise RecordError(folder, "; ".join(reasons))
+        raise (RecordError if taken else NothingTaken)(folder, "; ".join(reasons))

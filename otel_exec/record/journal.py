@@ -60,6 +60,10 @@ class Journal:
             self._descriptor = -1
 
 
+# What no clock tells and no run comes to: a damaged file.
+_LAST_NS = (1 << 63) - 1
+_MOST_ATTEMPTS = 1 << 20
+
 _decoder = msgspec.json.Decoder(JournalLine)
 
 
@@ -76,7 +80,9 @@ def read_journal(folder: str) -> list[JournalLine]:
     for line in content.split(b"\n"):
         if line:
             try:
-                lines.append(_decoder.decode(line))
+                found = _decoder.decode(line)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 continue
+            if 0 <= found.at <= _LAST_NS and 0 < (found.attempt or 1) <= _MOST_ATTEMPTS:
+                lines.append(found)
     return lines

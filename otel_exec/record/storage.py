@@ -37,6 +37,7 @@ __all__ = [
     "read_head",
     "refused",
     "remove",
+    "remove_folder",
     "replace",
     "upload",
     "write_through",
@@ -229,6 +230,15 @@ def remove(path: str) -> None:
             pass
         return
     _unlink(path)
+
+
+def remove_folder(path: str) -> None:
+    """Remove a remote folder with all that is in it; one that is gone already is fine."""
+    try:
+        with _remote(path) as (store, inner):
+            store.rm(inner, recursive=True)
+    except FileNotFoundError:
+        pass
 
 
 def list_folders(path: str) -> list[str]:

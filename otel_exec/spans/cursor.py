@@ -20,6 +20,7 @@ import msgspec
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
+from otel_exec.regular_file import read_regular
 from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ class Lease:
     @classmethod
     def take(cls, run_folder: str) -> Lease | None:
         """Return the lease, or `None` while another exporter has it."""
-        descriptor = os.open(f"{run_folder}/{_LOCK_FILE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = f"{run_folder}/{_LOCK_FILE}"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            raise RecordError(path, f"can't be opened: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -145,6 +150,17 @@ class Cursor:
         """Return the byte that the endpoint goes on from."""
         entry = self.progress(endpoint, signal).files.get(file)
         return entry.bytes if entry else 0
+
+    def settled(self, endpoints: Iterable[str], signal: Signal = Signal.TRACES) -> int:
+        """Return how many spans these endpoints have acknowledged or refused for good, together."""
+        with self._lock:
+            return sum(entry.acknowledged + entry.rejected for entry in (self._state.entry(signal, endpoint) for endpoint in endpoints))
+
+    def forget(self, endpoint: str) -> None:
+        """Begin again with the spans of an endpoint, as if it had acknowledged none; written down at once, so that what goes on later goes on from there."""
+        with self._lock:
+            self._state.endpoints.pop(endpoint, None)
+            self._save()
 
     def advance(self, endpoint: str, moves: Iterable[Move], *, signal: Signal = Signal.TRACES, rejection: str | None = None) -> None:
         """Note lines as settled, and write it down before anything else is sent."""
@@ -202,15 +218,14 @@ def read_export(run_folder: str) -> ExportState | None:
     """
     path = f"{run_folder}/{CURSOR_FILE}"
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RecordError(path, str(error)) from error
+        raise RecordError(path, f"can't be read: {error.strerror or error}") from error
     try:
         state = msgspec.json.decode(content, type=ExportState)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise RecordError(path, f"is not an export cursor ({error}); moved away, everything is sent again") from None
     if state.schema_version.partition(".")[0] != _VERSION.partition(".")[0]:
         raise RecordError(path, f"has schema version {state.schema_version}, this program reads {_VERSION}")

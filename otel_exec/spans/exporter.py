@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 import msgspec
 
 from otel_exec.errors import RecordError
+from otel_exec.regular_file import data_chunks, open_regular
 from otel_exec.spans.cursor import Cursor, ExportState, FileProgress, Lease, read_export
 from otel_exec.spans.delivery import LONGEST_DRAIN_S, Export
 from otel_exec.spans.exporter_process import EXIT_DONE, EXIT_LEFT_SOME, ExporterSettings
@@ -29,7 +30,7 @@ from otel_exec.spans.signal import Signal
 from otel_exec.spans.spool_follower import FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from otel_exec.config import Endpoint
 
@@ -187,7 +188,15 @@ class ExporterHandle:
                     pipe.close()
 
 
-def export_once(run_folder: str, endpoints: Sequence[Endpoint], *, patience_s: float = 10.0, longest_s: float = float("inf")) -> ExportSummary:
+def export_once(
+    run_folder: str,
+    endpoints: Sequence[Endpoint],
+    *,
+    patience_s: float = 10.0,
+    longest_s: float = float("inf"),
+    again: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> ExportSummary:
     """Send what was never acknowledged, in this process, and return what became of the spans.
 
     Args:
@@ -195,6 +204,8 @@ def export_once(run_folder: str, endpoints: Sequence[Endpoint], *, patience_s: f
         endpoints: where to.
         patience_s: give up after so long without an acknowledgement.
         longest_s: give up after so long in any case.
+        again: send what was acknowledged too.
+        progress: called after each acknowledgement, from any thread, with how many spans the endpoints have settled in all.
 
     Raises:
         RecordError: another exporter is at work on this run, or its cursor can't be read.
@@ -204,7 +215,12 @@ def export_once(run_folder: str, endpoints: Sequence[Endpoint], *, patience_s: f
         raise RecordError(run_folder, "another exporter is at work on this run")
     try:
         cursor = Cursor(run_folder)
-        export = Export(run_folder, endpoints, cursor)
+        names = [endpoint.shown for endpoint in endpoints]
+        if again:
+            for name in names:
+                cursor.forget(name)
+        tell = (lambda: progress(cursor.settled(names))) if progress is not None else (lambda: None)
+        export = Export(run_folder, endpoints, cursor, tell)
         export.start()
         export.end()
         export.wait(patience_s, longest_s)
@@ -268,13 +284,17 @@ def _items_after(path: str, position: int) -> int:
     """Return how many spans, or data points, stand in a file after a position, without parsing it."""
     count, carried = 0, b""
     try:
-        with open(path, "rb") as file:
-            file.seek(position)
-            while chunk := file.read(1 << 22):
-                count += (carried + chunk).count(ITEM_MARK)
-                carried = chunk[-len(ITEM_MARK) + 1 :]
+        descriptor = open_regular(path, follow=False)
     except OSError:
         return count
+    try:
+        for _, chunk in data_chunks(descriptor, position, 1 << 22):
+            count += (carried + chunk).count(ITEM_MARK)
+            carried = chunk[-len(ITEM_MARK) + 1 :]
+    except OSError:
+        return count
+    finally:
+        os.close(descriptor)
     return count
 
 

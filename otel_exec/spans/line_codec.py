@@ -250,6 +250,14 @@ def decode(line: bytes) -> list[SpanRecord]:
     ]
 
 
+def _instant(value: str | int) -> int:
+    """Return an instant; raises `ValueError` for what OTLP can't hold and no clock tells: arithmetic with it would fail anywhere."""
+    at_ns = int(value)
+    if not 0 <= at_ns <= _MAX_INT:
+        raise ValueError("an instant out of range")
+    return at_ns
+
+
 def _record(span: _Span, scope: str) -> SpanRecord:
     attributes = _values(span.attributes)
     kind = attributes.pop(EXEC_KIND, "")
@@ -260,14 +268,14 @@ def _record(span: _Span, scope: str) -> SpanRecord:
         span.parent_span_id,
         span.name,
         kind if isinstance(kind, str) else "",
-        int(span.start_time_unix_nano),
-        int(span.end_time_unix_nano),
+        _instant(span.start_time_unix_nano),
+        _instant(span.end_time_unix_nano),
         attributes,
         tuple(map(_link_of, span.links)) if span.links else (),
         status.code if status is not None else 0,
         status.message if status is not None else "",
         span.kind,
-        tuple((int(event.time_unix_nano), event.name, _values(event.attributes)) for event in span.events) if span.events else (),
+        tuple((_instant(event.time_unix_nano), event.name, _values(event.attributes)) for event in span.events) if span.events else (),
         scope,
         span.flags & _KEPT_FLAGS,
         span.trace_state,
@@ -295,7 +303,8 @@ def _values(pairs: list[_KeyValue]) -> dict[str, AttributeValue]:
 
 def _other(value: _AnyValue) -> Any:
     if value.int_value is not None:
-        return int(value.int_value)
+        whole = int(value.int_value)
+        return whole if _MIN_INT <= whole <= _MAX_INT else None
     if value.bool_value is not None:
         return value.bool_value
     if value.double_value is not None:

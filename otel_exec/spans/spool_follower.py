@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_exec.regular_file import data_chunks
 from otel_exec.spans.cursor import Move
 from otel_exec.spans.metrics_file import metrics_files
 from otel_exec.spans.otlp_json import item_count, parse_line
@@ -149,9 +150,8 @@ FILES = {Signal.TRACES: spool_files, Signal.METRICS: metrics_files}
 
 def _line_end(descriptor: int, position: int) -> int | None:
     """Return the position after the line that goes on at `position`; `None` while it has no end."""
-    while chunk := os.pread(descriptor, MAX_BATCH_BYTES, position):
+    for at, chunk in data_chunks(descriptor, position, MAX_BATCH_BYTES):
         newline = chunk.find(b"\n")
         if newline >= 0:
-            return position + newline + 1
-        position += len(chunk)
+            return at + newline + 1
     return None

@@ -74,9 +74,10 @@ def one(number: int, upstream: tuple[StepRef, ...] = ()) -> object:
 @step(name="all")
 def everything() -> None:
     """Three levels."""
-    first = [one(number) for number in range(3)]
-    second = [one(10 + number, (first[number],)) for number in range(3)]
-    one(100, tuple(second))
+    width = int(os.environ.get("WIDTH", "3"))
+    first = [one(number) for number in range(width)]
+    second = [one(100 + number, (first[number],)) for number in range(width)]
+    one(1000, tuple(second))
 
 
 if __name__ == "__main__":

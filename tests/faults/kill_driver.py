@@ -1,6 +1,6 @@
 """Kills the driver with SIGKILL at random moments of a run, and checks that nothing finished was lost.
 
-    python tests/faults/kill_driver.py --times 200 --seed 1 [--executor processes]
+    PYTHONPATH=tests python -m faults.kill_driver --times 200 --seed 1 [--executor processes]
 
 After each kill: the record can be read and summed up, the trace is whole, every phase that had ended is in the spool, recovery done twice is recovery done once,
 the next run takes finished steps as they are, says whom it goes on from, and succeeds.
@@ -20,8 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from support.run_checks import check_run
 
 from otel_exec import read_run
@@ -38,12 +36,15 @@ EXPERIMENT = str(Path(__file__).with_name("experiment.py"))
 class Killed:
     """One run in a folder of its own, killed on its way, and the run after it."""
 
-    def __init__(self, folder: Path, executor: str) -> None:
+    def __init__(self, folder: Path, executor: str, *, width: int = 3, shared: Path | None = None) -> None:
         self.folder = folder
-        self.prefix = folder / "out"
-        self.evidence = folder / "evidence"
+        self.prefix = (shared or folder) / "out"
+        self.evidence = (shared or folder) / "evidence"
         self._argv = [sys.executable, EXPERIMENT, "--prefix", str(self.prefix), "--workers", "2", "--executor", executor]
-        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {"EVIDENCE": str(self.evidence)}
+        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
+            "EVIDENCE": str(self.evidence),
+            "WIDTH": str(width),
+        }
 
     def start(self) -> subprocess.Popen:
         """Start the experiment."""

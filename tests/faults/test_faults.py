@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import kill_driver
-
-pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="the faults are those of POSIX systems")
+from faults import fuzz, kill_driver, kill_worker, many_drivers
 
 
 @pytest.mark.parametrize(("executor", "times"), [("processes", 4), ("threads", 2)])
@@ -19,3 +11,19 @@ def test_a_killed_driver_loses_nothing_that_had_finished(executor, times):
     """After SIGKILL at any moment the record can be read, the trace is whole once recovered, and the next run redoes no finished step."""
     counts = kill_driver.campaign(times, seed=11, executor=executor)
     assert sum(counts.values()) == times
+
+
+def test_killed_workers_lose_no_phase_that_had_ended():
+    """The run succeeds with retries, however often a worker is killed."""
+    assert kill_worker.campaign(6, seed=12) >= 1
+
+
+def test_drivers_that_start_at_once_share_the_work():
+    """Each step runs once, all runs succeed, each record is whole, and what was taken as cached links to the trace that made it."""
+    (made,) = many_drivers.campaign(6, 1)
+    assert sum(made.values()) == 7
+
+
+def test_damaged_files_are_said_in_a_sentence(tmp_path):
+    """Whatever stands in a run's files, every command ends with one of its exit codes, without a traceback, in seconds."""
+    assert fuzz.campaign(60, seed=13, base=tmp_path) == []

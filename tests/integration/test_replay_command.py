@@ -33,7 +33,7 @@ if __name__ == "__main__":
     executor_main(steps=[write_one("a"), write_one("b")])
 """
 # A run gives up on a dead endpoint after so long, and so does a replay that is told so.
-EXIT_TIMEOUT = {"OTEL_EXEC_EXIT_TIMEOUT": "0.5"}
+EXIT_TIMEOUT = {"OTEL_EXEC_EXIT_TIMEOUT": "1.5"}
 
 
 def replay(folder: Path, *argv: str, **variables: str):
@@ -158,7 +158,7 @@ def test_a_silent_receiver_is_given_up_on(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as hole:
         done = replay(tmp_path, "--endpoint", f"http://127.0.0.1:{hole.getsockname()[1]}", **EXIT_TIMEOUT)
     assert done.returncode == 4
-    assert "no answer within 0.5 s" in done.stderr
+    assert "no answer within 1.5 s" in done.stderr
 
 
 def test_one_exporter_at_a_time(tmp_path, receiver):
@@ -188,3 +188,62 @@ def test_a_run_of_any_name_may_be_replayed_and_a_moved_folder_too(tmp_path, rece
     gone = replay(tmp_path, "run.json", "--endpoint", receiver.http_endpoint)
     assert gone.returncode == 4
     assert "the run's folder is gone" in gone.stderr
+
+
+def test_a_prefix_means_all_its_runs(tmp_path, receiver):
+    """Each run's spans are sent once; a second replay of the prefix finds nothing left in any of them."""
+    records = [run_it(tmp_path)[0] for _ in range(2)]
+    there = {span.span_id for record in records for span in recorded_spans(record)}
+    sent = replay(tmp_path, "outputs", "--endpoint", receiver.http_endpoint)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert [line.partition(":")[0] for line in sent.stdout.splitlines()] == [record.exec_id for record in records]
+    assert receiver.counts() == dict.fromkeys(there, 1)
+    again = replay(tmp_path, "outputs", "--endpoint", receiver.http_endpoint)
+    assert again.stdout.count("nothing to send") == 2
+    assert receiver.counts() == dict.fromkeys(there, 1)
+
+
+def test_a_dead_endpoint_ends_the_replay_of_a_prefix_at_its_first_run(tmp_path):
+    """What took nothing of one run is not waited for once more for each other one."""
+    for _ in range(3):
+        run_it(tmp_path)
+    done = replay(tmp_path, "outputs", "--endpoint", f"http://127.0.0.1:{free_port()}", **EXIT_TIMEOUT)
+    assert done.returncode == 4
+    assert "2 runs after it not tried" in done.stderr
+    assert done.stdout.count("sent 0 of") == 1
+
+
+def test_all_sends_again_what_was_acknowledged(tmp_path, receiver):
+    """To a backend that lost it: then every span is there twice, and is known to be acknowledged."""
+    record, _ = run_it(tmp_path)
+    there = {span.span_id for span in recorded_spans(record)}
+    assert replay(tmp_path, "run.json", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint).returncode == 0
+    assert receiver.counts() == dict.fromkeys(there, 1)
+    told = replay(tmp_path, "run.json", "--all", "--dry-run", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint)
+    assert told.stdout.startswith(f"would send {len(there)} of {len(there)} spans")
+    sent = replay(tmp_path, "run.json", "--all", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert receiver.counts() == dict.fromkeys(there, 2)
+    assert "nothing to send" in replay(tmp_path, "run.json", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint).stdout
+
+
+def test_what_a_killed_run_left_open_is_closed_and_sent(tmp_path, receiver):
+    """The trace of a killed run is whole at the receiver: every span has its parent there, the run span among them."""
+    (tmp_path / "exp.py").write_text(
+        "import os, signal\nfrom otel_exec import deferred, executor_main, phase, step\n\n"
+        "def _die():\n    with phase('done'):\n        pass\n    with phase('dying'):\n        os.kill(os.getpid(), signal.SIGKILL)\n\n"
+        "die = deferred(_die)\n\n@step('die')\ndef one():\n    return die()\n\nif __name__ == '__main__':\n    executor_main(steps=[one()])\n",
+        encoding="utf-8",
+    )
+    killed = run_script("exp.py", "--executor", "inline", cwd=tmp_path)
+    assert killed.returncode == -9
+    sent = replay(tmp_path, "run.json", "--endpoint", receiver.http_endpoint)
+    assert (sent.returncode, sent.stderr) == (0, "")
+    assert "the run was killed: " in sent.stdout
+    by_id = {span.span_id: span for span in receiver.spans}
+    names = sorted(span.name for span in receiver.spans)
+    assert names == ["die", "done", "dying", "level 1", "load", "queue", "run exp", "task _die", "worker", "worker init"]
+    assert all(span.parent_span_id in by_id for span in receiver.spans if span.name != "run exp")
+    assert read_run(str(tmp_path / "run.json")).outcome == "interrupted"
+    again = replay(tmp_path, "run.json", "--endpoint", receiver.http_endpoint)
+    assert "nothing to send" in again.stdout
