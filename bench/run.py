@@ -14,6 +14,7 @@ _ALL = (
     ("cost a step at 20,000 steps over 1,000", ["steps.py", "--scale", "20000", "--rounds", "3"]),
     ("start-up", ["start_up.py"]),
     ("export", ["export_throughput.py"]),
+    ("a finished task into all metrics", ["folding.py"]),
 )
 
 

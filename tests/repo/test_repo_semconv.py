@@ -9,11 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from support.metric_checks import written_points
 
 from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step, time_phase
 from otel_exec.record import locks
 from otel_exec.record.step_files import read_events
-from otel_exec.semconv import ATTRIBUTES, EDGES, EXEC_EDGE, EXEC_KIND, SPANS, Kind
+from otel_exec.semconv import ATTRIBUTES, EDGES, EXEC_EDGE, EXEC_KIND, METRICS, SPANS, Kind
 from otel_exec.testing import recorded_spans, run_in
 
 TYPES = {
@@ -100,7 +101,7 @@ def _run_all(folder, executor):
     try:
         for _ in range(2):
             with pytest.raises(StepsFailed) as caught:
-                run_in(folder, [group(str(folder / "mark"))], executor=executor, workers=2, gates=[lambda level: None])
+                run_in(folder, [group(str(folder / "mark"))], executor=executor, workers=2, gates=[lambda level: None], console_metrics=True)
             records.append(caught.value.record)
     finally:
         over.set()
@@ -168,6 +169,25 @@ def test_resources_are_registered(records):
                 keys = {pair["key"]: next(iter(pair["value"])) for pair in spans["resource"]["attributes"]}
                 assert {key: f"{REGISTRY['resource'][key].type}Value" for key in keys} == keys
                 assert set(REGISTRY["resource"]) - set(keys) <= NOT_EVERYWHERE
+
+
+def test_metrics_are_registered_and_emitted(records):
+    """Each metric of a run is in the registry, with its instrument, unit and attributes, each of its type; and each of the registry is emitted, with all its attributes."""
+    instruments = {"histogram": ("histogram", None), "counter": ("sum", True), "updowncounter": ("sum", False)}
+    registry = {metric.name: metric for metric in METRICS}
+    types = {each.key: TYPES[each.type] for each in ATTRIBUTES}
+    found = {}
+    for record in records:
+        for point in written_points(record):
+            metric = registry[point.metric]
+            assert (point.kind, point.monotonic, point.unit, point.description) == (*instruments[metric.instrument], metric.unit, metric.brief)
+            assert set(point.attributes) == set(metric.attributes)
+            assert all(types[key](value) for key, value in point.attributes.items()), point
+            assert point.resource.keys() <= REGISTRY["resource"].keys()
+            found[point.metric] = found.get(point.metric, 0) + (point.count if point.value is None else point.value)
+    assert found.keys() == registry.keys()
+    # No worker dies here, and all are gone at the end: of both there is the zero.
+    assert {name for name, much in found.items() if not much} == {"otel_exec.worker.deaths", "otel_exec.workers"}
 
 
 def test_examples_have_their_type():

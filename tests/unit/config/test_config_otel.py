@@ -345,3 +345,34 @@ def test_a_sampler_that_cannot_be_read():
         assert config.sampler_arg == 1.0
         assert "OTEL_TRACES_SAMPLER_ARG" in config.warnings[0]
     assert otel(OTEL_TRACES_SAMPLER_ARG="0").sampler_arg is None
+
+
+def test_metric_options():
+    """How metrics are collected: unset, every ten seconds, cumulative, with exemplars of sampled spans; milliseconds as the specification has them."""
+    options = otel()
+    assert (options.metric_interval_s, options.metric_temporality, options.exemplar_filter) == (10.0, "cumulative", "trace_based")
+    options = otel(OTEL_METRIC_EXPORT_INTERVAL="2500", OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="DELTA", OTEL_METRICS_EXEMPLAR_FILTER="always_off")
+    assert (options.metric_interval_s, options.metric_temporality, options.exemplar_filter, options.warnings) == (2.5, "delta", "always_off", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "5s"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "both"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "some"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+    ],
+)
+def test_metric_options_that_mean_nothing(name, value):
+    """A mistyped option of metrics is refused by its name."""
+    assert refused({name: value}).setting == name
+
+
+def test_other_histograms_are_warned_of():
+    """Exponential histograms are not sent: whoever asks for them is told, and gets explicit buckets."""
+    name = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+    assert otel(**{name: "explicit_bucket_histogram"}).warnings == ()
+    (warning,) = otel(**{name: "base2_exponential_bucket_histogram"}).warnings
+    assert name in warning
