@@ -253,8 +253,8 @@ class Aggregator:
 
     def longest_queue(self, step: StepRecord, attempt: AttemptRecord) -> str | None:
         """Return the id of the span in which an attempt queued longest."""
-        parts = self._parts_seen.get((step.node_id, attempt.attempt, "queue_ns"), {})
-        return max(parts, key=parts.__getitem__, default=None)
+        parts = self._parts_seen.get((step.node_id, attempt.attempt, "queue_ns"))
+        return max(parts, key=parts.__getitem__) if parts else None
 
     def _settle_attempt(self, attempt: AttemptRecord, end_ns: int) -> None:
         end = end_ns - self.start_ns

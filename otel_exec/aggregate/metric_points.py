@@ -119,6 +119,8 @@ class MetricPoints:
         self._retries = sums(METRIC_RETRIES)
         self._deaths = sums(METRIC_WORKER_DEATHS)
         self._workers = sums(METRIC_WORKERS)
+        self._durations = (self._run, self._step, self._queue, self._task, self._phase, self._worker_init)
+        self._sums = (self._steps, self._retries, self._deaths)
         self._delta = delta
         self._exemplars = exemplars
         self._start_ns = self._since_ns = start_ns
@@ -157,7 +159,7 @@ class MetricPoints:
 
     def run_ended(self, duration_ns: int, outcome: str, span_id: str | None) -> None:
         """The run is over."""
-        self._run.point(outcome).add(duration_ns, self._start_ns + duration_ns, self._example(span_id))
+        self._run.point(outcome).add(duration_ns, self._start_ns + duration_ns, span_id)
 
     def collect(self, at_ns: int, *, busy: int, idle: int) -> list[MetricRecord]:
         """Return every metric as it is now.
@@ -169,25 +171,25 @@ class MetricPoints:
         """
         self._workers.point("busy").value = busy
         self._workers.point("idle").value = idle
-        durations = (self._run, self._step, self._queue, self._task, self._phase, self._worker_init)
-        records = [MetricRecord(family.metric, family.points(), self._since_ns, at_ns, self._delta) for family in durations]
-        records += [MetricRecord(family.metric, family.points(), self._since_ns, at_ns, self._delta) for family in (self._steps, self._retries, self._deaths)]
+        if not self._exemplars:
+            self._forget_exemplars()
+        records = [MetricRecord(family.metric, family.points(), self._since_ns, at_ns, self._delta) for family in (*self._durations, *self._sums)]
         records.append(MetricRecord(self._workers.metric, self._workers.points(), self._start_ns, at_ns))
         return records
 
     def collected(self, at_ns: int) -> None:
         """What `collect` returned has been written: exemplars are new ones from here on, and with deltas everything is."""
         if self._delta:
-            for family in (self._run, self._step, self._queue, self._task, self._phase, self._worker_init, self._steps, self._retries, self._deaths):
+            for family in (*self._durations, *self._sums):
                 family.clear()
             self._since_ns = at_ns
-            return
-        for durations in (self._run, self._step, self._queue, self._task, self._phase, self._worker_init):
-            for point in durations.points():
-                point.exemplars.clear()
+        else:
+            self._forget_exemplars()
 
-    def _example(self, span_id: str | None) -> str | None:
-        return span_id if self._exemplars else None
+    def _forget_exemplars(self) -> None:
+        for family in self._durations:
+            for point in family.points():
+                point.exemplars.clear()
 
     def _ended(self, step: StepRecord, attempt: AttemptRecord, aggregator: Aggregator) -> None:
         template = step.template or step.name
@@ -197,10 +199,10 @@ class MetricPoints:
             before = step.attempts[attempt.attempt - 2]
             self._retries.point(template, before.error.type if before.error is not None else before.outcome or "").value += 1
         if attempt.queue_ns is not None:
-            self._queue.point(template).add(attempt.queue_ns, self._start_ns + attempt.claimed_ns, self._example(aggregator.longest_queue(step, attempt)))
+            self._queue.point(template).add(attempt.queue_ns, self._start_ns + attempt.claimed_ns, aggregator.longest_queue(step, attempt))
         if attempt.execution_ns is not None and attempt.end_ns is not None:
             point = self._task.point(template, attempt.outcome or "")
-            point.add(attempt.execution_ns, self._start_ns + attempt.end_ns, self._example(attempt.span_id))
+            point.add(attempt.execution_ns, self._start_ns + attempt.end_ns, attempt.span_id)
         sums = aggregator.sums.get((step.node_id, attempt.attempt))
         if sums is None:
             return
@@ -221,8 +223,8 @@ class MetricPoints:
         else:
             for index, count in samples.buckets.items():
                 buckets[bisect_left(BOUNDS_NS, value_of(index))] += count
-        if self._exemplars and fold.slowest is not None:
-            point.example(*fold.slowest)
+        if fold.slowest is not None:
+            point.example(bisect_left(BOUNDS_NS, fold.slowest[0]), *fold.slowest)
 
     def _settled(self, step: StepRecord) -> None:
         if step.outcome is None or not counts(step):
@@ -231,7 +233,7 @@ class MetricPoints:
         self._steps.point(template, step.outcome, step.cached).value += 1
         was_run = not step.cached and any(attempt.claimed_ns is not None for attempt in step.attempts)
         if was_run and step.start_ns is not None and step.end_ns is not None:
-            self._step.point(template, step.outcome).add(step.end_ns - step.start_ns, self._start_ns + step.end_ns, self._example(step.span_id))
+            self._step.point(template, step.outcome).add(step.end_ns - step.start_ns, self._start_ns + step.end_ns, step.span_id)
 
     def _worker(self, line: JournalLine) -> None:
         worker = line.worker or ""

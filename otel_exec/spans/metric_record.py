@@ -56,10 +56,11 @@ class DurationPoint:
 
     def add(self, value_ns: int, at_ns: int = 0, span_id: str | None = None) -> None:
         """Count one duration; with a span's id it may become the exemplar of its bucket."""
+        index = bisect_left(BOUNDS_NS, value_ns)
+        self.buckets[index] += 1
         self.sums(1, value_ns, value_ns, value_ns)
-        self.buckets[bisect_left(BOUNDS_NS, value_ns)] += 1
         if span_id:
-            self.example(value_ns, at_ns, span_id)
+            self.example(index, value_ns, at_ns, span_id)
 
     def sums(self, count: int, sum_ns: int, min_ns: int, max_ns: int) -> None:
         """Add what is known of several durations besides their buckets."""
@@ -70,9 +71,8 @@ class DurationPoint:
         if self.max_ns is None or max_ns > self.max_ns:
             self.max_ns = max_ns
 
-    def example(self, value_ns: int, at_ns: int, span_id: str) -> None:
-        """Remember which span a duration was measured by, if it is the longest of its bucket."""
-        index = bisect_left(BOUNDS_NS, value_ns)
+    def example(self, index: int, value_ns: int, at_ns: int, span_id: str) -> None:
+        """Remember which span a duration of a bucket was measured by, if it is the bucket's longest."""
         known = self.exemplars.get(index)
         if known is None or value_ns > known.value_ns:
             self.exemplars[index] = Exemplar(value_ns, at_ns, span_id)
