@@ -128,4 +128,5 @@ def _newest_export(record: SummaryRecord) -> Export | None:
         spans=max(said.spans, settled),
         spans_acknowledged=progress.acknowledged,
         spans_rejected=progress.rejected,
+        metrics=said.metrics,
     )

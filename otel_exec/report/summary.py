@@ -210,4 +210,14 @@ def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> S
         Fact("spans_rejected", export and export.spans_rejected, "count"),
         Fact("spans_in_spool", left, "count"),
     ]
+    metrics = export.metrics if export is not None else None
+    of_metrics = ""
+    if metrics is not None:
+        of_metrics = (
+            f"{metrics.points_acknowledged:,} of {metrics.points:,} data points: {metrics.note}" if metrics.note else f"all {metrics.points:,} data points"
+        )
+    facts += [
+        Fact("metric_points", metrics and metrics.points, "count"),
+        Fact("metric_points_acknowledged", metrics and metrics.points_acknowledged, "count", label="metrics" if metrics else "", said=of_metrics),
+    ]
     return Section("trace", "Trace", facts=tuple(facts))

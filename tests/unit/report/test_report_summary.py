@@ -8,7 +8,7 @@ import sample_record
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import UsageError
-from otel_exec.record.model import CriticalPath, Export, ItemsRecord, StepRecord
+from otel_exec.record.model import CriticalPath, Export, ItemsRecord, MetricsExport, StepRecord
 from otel_exec.report.as_json import as_json, as_mapping
 from otel_exec.report.as_text import as_text
 from otel_exec.report.look import ASCII, UNICODE, Look
@@ -176,6 +176,18 @@ def test_the_newest_export_counts_are_shown():
     assert "69 of 71 spans; 2 still in the spool" in as_text(summary(record), Look(80))
     newer = Export(endpoint="http://localhost:4317", protocol="grpc", spans=71, spans_acknowledged=71)
     assert "all 71 spans" in as_text(summary(record, export=newer), Look(80))
+
+
+def test_what_became_of_metrics_is_said():
+    """Where metrics were to go out there is a line on them, with the reason where not all were taken; else there is none."""
+    record = sample_record.twelve_steps()
+    assert "data points" not in text_of_record(record)
+    record.export.metrics = MetricsExport("http://localhost:4317", "grpc", 1064, 1064)
+    assert "all 1,064 data points" in text_of_record(record)
+    record.export.metrics = MetricsExport("http://localhost:4317", "grpc", 1064, 0, 0, "it answers UNIMPLEMENTED")
+    assert "0 of 1,064 data points: it answers UNIMPLEMENTED" in text_of_record(record)
+    trace = as_mapping(summary(record))["trace"]
+    assert (trace["metric_points"], trace["metric_points_acknowledged"]) == (1064, 0)
 
 
 def test_the_address_of_the_trace_is_the_template_filled_in():
