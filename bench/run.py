@@ -12,6 +12,7 @@ _ALL = (
     ("steps of 20 ms: what is added to the work", ["steps.py", "--seconds", "0.02", "--rounds", "3", "--only", "otel_exec", "concurrent.futures"]),
     ("spans on against spans off, steps of 20 ms", ["steps.py", "--seconds", "0.02", "--rounds", "3", "--only", "otel_exec", "otel_exec_untraced"]),
     ("cost a step at 20,000 steps over 1,000", ["steps.py", "--scale", "20000", "--rounds", "3"]),
+    ("phases, beside the SDK's spans", ["phases.py"]),
     ("start-up", ["start_up.py"]),
     ("export", ["export_throughput.py"]),
     ("a finished task into all metrics", ["folding.py"]),

@@ -33,7 +33,7 @@ from otel_exec.regular_file import open_regular
 from otel_exec.semconv import Outcome, StatusWord
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.open_spans import OPEN_SUFFIX, read_open
-from otel_exec.spans.spool import SPOOL_SUFFIX, read_spool_file
+from otel_exec.spans.spool import SPOOL_SUFFIX, mend_folder, read_spool_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -157,6 +157,7 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
             return None
         if os.path.lexists(path):
             return 0
+        mend_folder(f"{folder}/spans")
         journal = read_journal(folder)
         closed = close_open_ends(folder, record, journal, _finished(folder))
         try:

@@ -47,6 +47,16 @@ class Histogram(msgspec.Struct):
         if len(exact) > EXACT_LIMIT:
             self._give_up_exact()
 
+    def extend(self, values_ns: list[int]) -> None:
+        """Count many."""
+        exact = self.exact
+        if exact is not None and len(exact) + len(values_ns) <= EXACT_LIMIT:
+            exact.extend(values_ns)
+            self.count += len(values_ns)
+            return
+        for value_ns in values_ns:
+            self.add(value_ns)
+
     def merge(self, other: Histogram) -> None:
         """Add another histogram's samples to this one's."""
         self.count += other.count

@@ -56,7 +56,7 @@ class TaskFold:
         self.sums = TaskSums()
         self.foreign_ids = {}
         self.unaccounted_ns = 0
-        self._sweep = Sweep(start_ns)
+        self._sweep = self.own = Sweep(start_ns)
         self._node_sweeps: dict[str, Sweep] = {}
         self._ended = False
 
@@ -80,11 +80,12 @@ class TaskFold:
 
     def closed(self, span_id: str, at_ns: int, *, error: bool, tokens: dict[str, int] | None = None, spanned: bool = True) -> None:
         """A phase or a wait closed; ids that are not open are ignored. `spanned`: it has a span, and is not only counted."""
-        if self._ended or not self._sweep.is_open(span_id):
+        phase = None if self._ended else self._sweep.closed(span_id, at_ns, error, spanned)
+        if phase is None:
             return
-        node = self._sweep.closed(span_id, at_ns, error, spanned=spanned)
+        node = phase.node
         if node is not None:
-            self._node_sweeps[node].closed(span_id, at_ns, error, spanned=spanned)
+            self._node_sweeps[node].closed(span_id, at_ns, error, spanned)
         if tokens:
             totals = self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens
             for key, count in tokens.items():

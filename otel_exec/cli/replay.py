@@ -25,6 +25,7 @@ from otel_exec.record.find import RUNS, find_run, list_runs
 from otel_exec.record.record_file import read_record
 from otel_exec.report.steps import plural
 from otel_exec.report.text_safety import printable
+from otel_exec.spans.spool import mend_folder
 
 if TYPE_CHECKING:
     from otel_exec.config import Config
@@ -115,6 +116,7 @@ def _replay(folder: str, settings: Config, arguments: argparse.Namespace) -> Non
 
     if not arguments.dry_run:
         _recovered(folder)
+    mend_folder(os.path.join(folder, "spans"))
     before = summarize(folder, settings.traces)
     if before.problem:
         raise RecordError(folder, before.problem)

@@ -17,13 +17,14 @@ from otel_exec import config as configuration
 from otel_exec.driver.environment import experiment_of
 from otel_exec.driver.open_run import OpenRun, begin
 from otel_exec.errors import UsageError
-from otel_exec.spans.scope import open_phase, scope_here
+from otel_exec.spans.open_phase import open_phase
+from otel_exec.spans.scope import scope_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from otel_exec.spans.scope import OpenPhase
+    from otel_exec.spans.open_phase import OpenPhase
 
 __all__ = ["Execution", "execution"]
 

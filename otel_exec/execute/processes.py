@@ -358,6 +358,7 @@ class ProcessesExecutor:
         if worker.pid_fd >= 0:
             self._selector.unregister(worker.pid_fd)
         returncode = worker.bury()
+        worker.mend_spool()
         at_ns = self._clock.now_ns()
         del self._workers[worker.worker_id]
         self._out.take_slot(worker.slot)

@@ -99,6 +99,8 @@ class ThreadsExecutor:
 
     def poll(self, timeout_s: float | None) -> Sequence[Notice]:
         """Return what happened; wait for it when nothing did."""
+        if self._parts is not None:
+            self._parts.recorder.flush()
         with self._told:
             if not self._notices and not self._woken:
                 self._told.wait(timeout_s)

@@ -274,6 +274,7 @@ class Worker:
                 tied = True
                 if self.hello.tied:
                     _die_with_parent()
+            self.spool.flush()
             flood = self.capture.look()
             if self.capture.cut:
                 wire.SLOT.pack_into(self._page, self._slot_at, wire.U64.unpack_from(self._page, self._slot_at)[0], wire.NO_OFFSET)

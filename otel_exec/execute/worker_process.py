@@ -21,7 +21,8 @@ import msgspec
 
 from otel_exec.execute import wire
 from otel_exec.semconv import Kind
-from otel_exec.spans.open_spans import read_open
+from otel_exec.spans.open_spans import OPEN_SUFFIX, read_open
+from otel_exec.spans.spool import mend_spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +102,11 @@ class WorkerProcess:
     def open_spans(self) -> list[OpenEntry]:
         """Return what is open in it, by its mapped memory; task spans first."""
         return sorted(read_open(self._open_path), key=lambda span: (span.kind != Kind.TASK, span.start_ns))
+
+    def mend_spool(self) -> None:
+        """Take what it had finished and not yet written into its spool file: it is gone."""
+        folder, name = os.path.split(self._open_path)
+        mend_spool(folder, name.removesuffix(OPEN_SUFFIX))
 
     def sweep(self) -> None:
         """Remove its files: it is gone."""

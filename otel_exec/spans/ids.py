@@ -12,17 +12,30 @@ import weakref
 __all__ = ["IdGenerator"]
 
 
+_AT_ONCE = 128
+_NONE = "0" * 16
+
+
 class IdGenerator:
     """Random ids from a generator of its own, so that `random.seed(0)` in a step changes nothing; seeded anew after a fork. Thread-safe."""
 
     def __init__(self) -> None:
         self._random = random.Random()  # noqa: S311  ids need to differ, not to be secret
         self._bits = self._random.getrandbits
+        self._ready: list[str] = []
         _generators.add(self)
 
     def span_id(self) -> str:
         """Return 16 hex digits, not all zero."""
-        return f"{self._bits(64) or 1:016x}"
+        # Made many at a time: a third of the cost (measured: bench/phases.py). Of threads that find none at once each makes its own.
+        ready = self._ready
+        try:
+            return ready.pop()
+        except IndexError:
+            digits = self._random.randbytes(8 * _AT_ONCE).hex()
+            made = [digits[at : at + 16] for at in range(0, 16 * _AT_ONCE, 16)]
+            ready.extend(each for each in made[1:] if each != _NONE)
+            return made[0] if made[0] != _NONE else self.span_id()
 
     def trace_id(self) -> str:
         """Return 32 hex digits, not all zero."""
@@ -30,6 +43,7 @@ class IdGenerator:
 
     def _after_fork(self) -> None:
         self._random.seed()
+        self._ready.clear()
 
 
 _generators: weakref.WeakSet[IdGenerator] = weakref.WeakSet()

@@ -10,6 +10,7 @@ process that is killed leaves it as it was.
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import struct
@@ -20,7 +21,7 @@ import msgspec
 
 from otel_exec.regular_file import read_regular
 
-__all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "read_all_open", "read_open"]
+__all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "listing", "read_all_open", "read_open"]
 
 OPEN_SUFFIX = ".open"
 _MAGIC = b"otelopn1"
@@ -28,7 +29,8 @@ _SLOT = 512
 _LONGEST = 1 << 24
 _KIND, _NAME, _NODE = 16, 184, 255
 # Sequence (with the state byte before it), start, ids, and three texts, each with its length before it.
-_BODY = struct.Struct(f"<Iq16s16sB{_KIND}sB{_NAME}sB{_NODE}s")
+_TEXTS = struct.Struct(f"<B{_KIND}sB{_NAME}sB{_NODE}s")
+_BODY = struct.Struct(f"<Iq16s16s{_TEXTS.size}s")
 _BODY_AT = 4
 
 
@@ -52,7 +54,7 @@ class OpenSpanTable:
     def __init__(self, folder: str, writer: str, slots: int = 128) -> None:
         self.path = os.path.join(folder, writer + OPEN_SUFFIX)
         self._lock = threading.Lock()
-        self._sequence = 0
+        self._sequence = itertools.count(1)
         self._memory: mmap.mmap | None = None
         self._free: list[int] = []
         try:
@@ -68,33 +70,36 @@ class OpenSpanTable:
         return self.open_span(entry.span_id, entry.parent_span_id, entry.kind, entry.name, entry.node_id, entry.start_ns)
 
     def open_span(self, span_id: str, parent_span_id: str, kind: str, name: str, node_id: str, start_ns: int) -> int:
-        """`open` without an `OpenEntry` in between, for the hot path."""
+        """`open` without an `OpenEntry` in between."""
         try:
-            kind_b, name_b, node_b = _cut(kind, _KIND), _cut(name, _NAME), _cut(node_id, _NODE)
-            ids = span_id.encode(), parent_span_id.encode()
-            with self._lock:
-                memory = self._memory
-                if memory is None or not self._free:
-                    return -1
-                slot = self._free.pop()
-                at = slot * _SLOT
-                self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-                _BODY.pack_into(memory, at + _BODY_AT, self._sequence, start_ns, *ids, len(kind_b), kind_b, len(name_b), name_b, len(node_b), node_b)
-                memory[at] = 1
-                return slot
+            return self.open_listing(listing(kind, name, node_id), span_id, parent_span_id, start_ns)
         except Exception:
             return -1
+
+    def open_listing(self, texts: bytes, span_id: str, parent_span_id: str, start_ns: int) -> int:
+        """`open_span` with the texts made before by `listing`, for the hot path."""
+        try:
+            memory = self._memory
+            slot = self._free.pop()  # one step: no two threads get the same
+        except IndexError:
+            return -1
+        try:
+            at = slot * _SLOT
+            _BODY.pack_into(memory, at + _BODY_AT, next(self._sequence) & 0xFFFFFFFF, start_ns, span_id.encode(), parent_span_id.encode(), texts)  # type: ignore[arg-type]  # slots are free only of memory that is there
+            memory[at] = 1  # type: ignore[index]  # as above
+        except Exception:
+            return -1
+        return slot
 
     def close(self, slot: int) -> None:
         """Take a span off the list; -1 is ignored."""
         if slot <= 0:
             return
         try:
-            with self._lock:
-                memory = self._memory
-                if memory is not None and memory[slot * _SLOT]:
-                    memory[slot * _SLOT] = 0
-                    self._free.append(slot)
+            memory = self._memory
+            if memory is not None and memory[slot * _SLOT]:
+                memory[slot * _SLOT] = 0
+                self._free.append(slot)
         except Exception:
             return
 
@@ -161,6 +166,12 @@ def _map(path: str, slots: int) -> mmap.mmap:
     return memory
 
 
+def listing(kind: str, name: str, node_id: str) -> bytes:
+    """Return the texts of an entry, as `open_listing` takes them."""
+    texts = _cut(kind, _KIND), _cut(name, _NAME), _cut(node_id, _NODE)
+    return _TEXTS.pack(*(part for text in texts for part in (len(text), text)))
+
+
 def _cut(text: str, limit: int) -> bytes:
     data = text.encode("utf-8", "replace")
     if len(data) <= limit:
@@ -173,7 +184,8 @@ def _entries(data: bytes) -> list[OpenEntry]:
     for at in range(_SLOT, len(data) - _SLOT + 1, _SLOT):
         if data[at] != 1:
             continue
-        sequence, start_ns, span_id, parent, kind_n, kind, name_n, name, node_n, node = _BODY.unpack_from(data, at + _BODY_AT)
+        sequence, start_ns, span_id, parent, texts = _BODY.unpack_from(data, at + _BODY_AT)
+        kind_n, kind, name_n, name, node_n, node = _TEXTS.unpack(texts)
         try:
             entry = OpenEntry(
                 span_id.rstrip(b"\0").decode("ascii"),

@@ -13,8 +13,25 @@ __all__ = ["Ended", "PhaseSink", "Totals"]
 Totals = dict[str, dict[str, int]]
 
 
+class OwnPhases(Protocol):
+    """The shortest way for a phase of the step itself that gives no tokens: most are. Contract of call as of `PhaseSink`."""
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, /) -> None:
+        """A phase opened."""
+        ...
+
+    def closed(self, span_id: str, at_ns: int, error: bool, spanned: bool, /) -> object:
+        """It closed; unknown ids are ignored. `spanned`: it has a span, and is not only counted."""
+        ...
+
+
 class PhaseSink(Protocol):
     """Folds phases as they happen. Called under the scope's lock, with instants that never go back, from any thread of the task."""
+
+    @property
+    def own(self) -> OwnPhases:
+        """Where phases of the step itself go."""
+        ...
 
     def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
         """A phase opened under `parent_span_id`: another phase or the task. `node_id`: only where it is not the step's own."""
@@ -41,8 +58,21 @@ class PhaseSink(Protocol):
         ...
 
 
+class _Nothing:
+    """No phases."""
+
+    def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, /) -> None:
+        """Nothing is folded any more."""
+
+    def closed(self, span_id: str, at_ns: int, error: bool, spanned: bool, /) -> None:
+        """Nothing is folded any more."""
+
+
 class Ended:
     """The sink of a scope that is over: its fold has been read, or is about to be."""
+
+    def __init__(self) -> None:
+        self.own = _Nothing()
 
     def opened(self, span_id: str, parent_span_id: str, name: str, at_ns: int, *, node_id: str | None = None) -> None:
         """Nothing is folded any more."""

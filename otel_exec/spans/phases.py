@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from opentelemetry import context as context_api
 
 from otel_exec.spans import sanitise
+from otel_exec.spans.open_phase import OpenPhase, open_phase
 from otel_exec.spans.outside import OutsidePhase, PhaseHandle
-from otel_exec.spans.scope import OpenPhase, TaskScope, current_scope, enter_scope, frame_of, open_phase
+from otel_exec.spans.scope import TaskScope, current_scope, enter_scope, frame_of
 from otel_exec.spans.wrapping import name_of, plain_function, wrap
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def phase(name: Any = None, /, **metadata: object) -> Any:
         A context manager and decorator in one. Inside a run `as p` gives `p.set(...)` and `p.event(...)`; outside nothing happens.
         A decorated generator is timed while its own code runs: each resumption is one occurrence, what its consumer does between two is not counted.
     """
-    if not metadata and (callable(name) or isinstance(name, staticmethod | classmethod)):
+    if type(name) is not str and not metadata and (callable(name) or isinstance(name, staticmethod | classmethod)):
         return Phase(None, {})(name)
     return Phase(name, metadata)
 
@@ -126,11 +127,21 @@ class Phase:
         self._open: list[OpenPhase | OutsidePhase | None] = []
 
     def __enter__(self) -> PhaseHandle:
-        opened = _begin("phase" if self._name is None else self._name, self._metadata.copy(), self._node_id, self._exec_id)
+        name = "phase" if self._name is None else self._name
+        plain = self._node_id is None and self._exec_id is None
+        opened = open_phase(name, self._metadata) if plain else _begin(name, self._metadata, self._node_id, self._exec_id)
         self._open.append(opened)
         return _NOTHING if opened is None else opened
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        entries = self._open
+        opened = entries.pop() if entries else None
+        if opened is None and not entries:
+            return
+        if type(opened) is OpenPhase and opened.is_current():
+            opened.close(error, current=True)
+            return
+        entries.append(opened)  # several are open, in several contexts
         opened = self._pop()
         if opened is not None:
             opened.close(error)
@@ -157,7 +168,7 @@ class Phase:
         """Return `function` timed: a def, async def, generator or async generator function, a static or class method."""
         name = name_of(function) if self._name is None else self._name
         metadata, node_id, exec_id = self._metadata, self._node_id, self._exec_id
-        return wrap(function, lambda _args, _kwargs: _begin(name, metadata.copy(), node_id, exec_id))
+        return wrap(function, lambda _args, _kwargs: _begin(name, metadata, node_id, exec_id))
 
     def _current(self) -> OpenPhase | OutsidePhase | None:
         """Return the entry that belongs to the code that calls: the innermost one that its context is inside of."""

@@ -92,6 +92,7 @@ class Recorder:
         self._reasons: dict[str, str] = {}
         self.flags = 1 if sampled else 0
         self._sink = sink
+        self._lost = 0
 
     def make(
         self,
@@ -162,15 +163,46 @@ class Recorder:
         """Write finished spans to the spool with one system call, then give them to the sink. Never raises."""
         spool = self.spool
         if spool is not None:
-            lost = spool.lost
             spool.write(records)
-            if spool.lost != lost:
-                self.warn(SPANS_LOST, spool.error, spool.lost - lost)
+            if spool.lost != self._lost:
+                self._count_lost(spool)
         if self._sink is not None:
             try:
                 self._sink(records)
             except Exception as error:
                 self.warn(TELEMETRY_FAILED, error)
+
+    def line_of(self, record: SpanRecord) -> str | None:
+        """Return the line of a span, for `finish_line`; `None` where spans are not only written, or where its text is not clean."""
+        if self.spool is None or self._sink is not None:
+            return None
+        return self.spool.line_of(record)
+
+    def finish_line(self, line: str, at_ns: int) -> None:
+        """Take a finished span that is a line already. Never raises."""
+        spool = self.spool
+        assert spool is not None, "who has a line had a spool"
+        spool.put(line, at_ns)
+        if spool.lost != self._lost:
+            self._count_lost(spool)
+
+    def finish_one(self, record: SpanRecord, at_ns: int) -> None:
+        """Take one finished span, of those that come by the thousand. Never raises."""
+        spool = self.spool
+        if spool is None or self._sink is not None:
+            self.finish((record,))
+        else:
+            self.finish_line(spool.line_of(record), at_ns)
+
+    def flush(self) -> None:
+        """Have what was finished reach the spool's file now, for those who follow it. Never raises."""
+        if self.spool is not None:
+            self.spool.flush()
+
+    def _count_lost(self, spool: SpoolWriter) -> None:
+        lost, self._lost = spool.lost - self._lost, spool.lost
+        if lost > 0:  # it begins anew in a forked child
+            self.warn(SPANS_LOST, spool.error, lost)
 
     def warn(self, code: str, error: BaseException | None = None, count: int = 1) -> None:
         """Count a failure of telemetry; the first of its code is logged. Never raises."""

@@ -1,7 +1,7 @@
 """The spool: finished spans, appended to their writer's own file before anything else happens to them.
 
 What comes in: `SpanRecord`s. What goes out: OTLP/JSON lines in `<run folder>/spans/<writer>.jsonl`, and records read back from them.
-One writer a file, one `os.write` a call (a SIGKILL loses nothing that was finished). Imports no OpenTelemetry.
+One writer a file. What is finished is in the file, or in mapped memory beside it, when the call returns: a SIGKILL loses none of it. Imports no OpenTelemetry.
 A writer holds its file with `flock` for as long as it lives, so that others can tell whether more is to come.
 """
 
@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING
 
 from otel_exec.regular_file import open_regular
 from otel_exec.spans.line_codec import LineEncoder, decode
+from otel_exec.spans.write_ahead import AHEAD_SUFFIX, LinesAhead, WriteAhead, mend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "forked_files", "read_spool", "read_spool_file"]
+__all__ = ["SPOOL_SUFFIX", "SpoolWriter", "decode_line", "forked_files", "mend_folder", "mend_spool", "read_spool", "read_spool_file"]
 
 SPOOL_SUFFIX = ".jsonl"
 _FORK = "-fork-"
+# Lines that were put wait at most so long for the next one to take them into the file; `flush` does it where no next one comes.
+_WAIT_NS = 50_000_000
 
 
 def decode_line(line: bytes) -> list[SpanRecord]:
@@ -58,18 +61,59 @@ def forked_files(folder: str) -> list[str]:
 
 def read_spool_file(path: str) -> Iterator[SpanRecord]:
     """Yield every span of one spool file, as `read_spool` does for a folder's; a file that is missing or can't be read holds nothing more."""
+    # Of a writer that lives, or was killed, the last lines may be in mapped memory alone. Looked at first: what the file has by then is not read twice.
+    ahead = LinesAhead(_ahead_of(path))
+    size = 0
+    last = b""
     try:
         with os.fdopen(open_regular(path, follow=False), "rb") as file:
             while line := file.readline(_LONGEST_LINE):
                 if len(line) == _LONGEST_LINE:  # nothing of ours: a giant in our file's place
                     return
-                try:
-                    records = decode(line)
-                except ValueError:
-                    continue
-                yield from records
+                size += len(line)
+                last = line
+                if line.endswith(b"\n"):
+                    yield from _records(line)
     except OSError:
         return
+    rest = ahead.beyond(size)
+    if not last.endswith(b"\n"):  # killed while it wrote: the line goes on in memory, or is torn
+        rest = last + rest
+    for whole in rest.splitlines(keepends=True):
+        yield from _records(whole)
+
+
+def mend_spool(folder: str, writer: str) -> None:
+    """Append to a dead writer's file what it had finished and not yet written. Never raises; safe to call twice.
+
+    Args:
+        folder: the run's `spans` folder.
+        writer: the file's stem.
+    """
+    path = os.path.join(folder, writer + SPOOL_SUFFIX)
+    mend(path, _ahead_of(path))
+
+
+def mend_folder(folder: str) -> None:
+    """Do as `mend_spool` for every writer of a run that is over. Never raises."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        if name.endswith(AHEAD_SUFFIX):
+            mend_spool(folder, name.removesuffix(AHEAD_SUFFIX))
+
+
+def _ahead_of(path: str) -> str:
+    return path.removesuffix(SPOOL_SUFFIX) + AHEAD_SUFFIX
+
+
+def _records(line: bytes) -> list[SpanRecord]:
+    try:
+        return decode(line)
+    except ValueError:
+        return []
 
 
 class SpoolWriter:
@@ -99,6 +143,11 @@ class SpoolWriter:
         self._closed = False
         self._torn = False
         self._fd = -1
+        # Who holds it may change the file; `_lock` guards the rest, and is never held during a system call but a direct write's.
+        self._filing = threading.Lock()
+        self._ahead: WriteAhead | None = None
+        self._ahead_wanted = True
+        self._filed_ns = 0
         _writers.add(self)
         try:
             os.makedirs(folder, exist_ok=True)
@@ -106,13 +155,50 @@ class SpoolWriter:
         except OSError as error:
             self.error = error
 
+    def line_of(self, record: SpanRecord) -> str:
+        """Return a record's line, as `put` takes it."""
+        return self._encoder.encode((record,)).decode()
+
+    def put(self, line: str, at_ns: int) -> None:
+        """Take one line into mapped memory (into the file, where there is none): for spans that come by the thousand.
+
+        Args:
+            line: as `line_of` makes it.
+            at_ns: the present instant. Lines wait for the file until one comes 50 ms later, or there is no room, or `flush` or `write` is called.
+        """
+        try:
+            data = line.encode()
+            with self._lock:
+                ahead = self._ahead
+                kept = ahead is not None and not self._torn and ahead.put(data)
+                self.written += kept
+            if not kept:
+                self._put_slowly(data)
+                self._filed_ns = at_ns
+            elif at_ns - self._filed_ns > _WAIT_NS:
+                self._filed_ns = at_ns
+                self.flush()
+        except Exception as error:
+            self.error = self.error or error
+            self.lost += 1
+
+    def flush(self) -> None:
+        """Write what was put into the file. One thread at a time; others go on. Never raises."""
+        if self._filing.locked():
+            return
+        try:
+            with self._filing:
+                self._file()
+        except Exception as error:
+            self.error = self.error or error
+
     def write(self, records: Sequence[SpanRecord]) -> None:
-        """Append the records with one system call."""
+        """Append the records, and what was put before them, with one system call."""
         if not records:
             return
         try:
             data = self._encoder.encode(records)
-            with self._lock:
+            with self._filing, self._lock:
                 self._append(data, len(records))
         except Exception as error:
             if self.error is None:
@@ -121,52 +207,104 @@ class SpoolWriter:
 
     def close(self) -> None:
         """Close the file; later writes are counted as lost. Safe to call twice."""
-        with self._lock:
-            self._closed = True
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
+        try:
+            with self._filing:
+                if self._ahead is not None:
+                    self._file()
+                with self._lock:
+                    self._closed = True
+                    fd, self._fd = self._fd, -1
+                    ahead, self._ahead = self._ahead, None
+            if ahead is not None:
+                if ahead.flushed < ahead.end:
+                    self.lost += ahead.pending().count(b"\n")
+                    ahead.forget()  # the file stays: who reads the spool finds them there
+                else:
+                    ahead.remove()
+            if fd >= 0:
                 os.close(fd)
-            except OSError as error:
-                self.error = self.error or error
+        except Exception as error:
+            self.error = self.error or error
 
     def _open(self) -> None:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with contextlib.suppress(OSError):  # a file system without, or somebody who looks just now
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def _put_slowly(self, data: bytes) -> None:
+        """Take a line that did not fit, or is the first one."""
+        with self._filing:
+            if self._ahead is not None:
+                self._file()
+            with self._lock:
+                if self._ahead_wanted and not self._closed:
+                    self._ahead_wanted = False
+                    self._map()
+                if self._ahead is not None and not self._torn and self._ahead.put(data):
+                    self.written += 1
+                else:
+                    self._append(data, 1)
+
+    def _map(self) -> None:
+        if self._fd < 0:
+            self._open()
+        try:
+            self._ahead = WriteAhead(_ahead_of(self.path), os.fstat(self._fd).st_size)
+        except (OSError, ValueError):
+            self._ahead = None  # a write each, then
+
+    def _file(self) -> None:
+        """Append what was put, outside of the lock: meanwhile others may put more."""
+        with self._lock:
+            ahead = self._ahead
+            data = b"" if ahead is None or ahead.flushed == ahead.end else ahead.pending()
+        while data and ahead is not None:
+            size = os.write(self._fd, data)
+            data = data[size:]
+            with self._lock:
+                ahead.moved(size)
+
     def _append(self, data: bytes, count: int) -> None:
-        """Write, under the lock. A line that could not be written whole is ended by the newline that the next write begins with."""
+        """Write, under both locks. A line that could not be written whole is ended by the newline that the next write begins with."""
         if self._closed:
             self.lost += count
             return
-        whole = count
+        ahead = self._ahead
+        before = b"" if ahead is None or ahead.flushed == ahead.end else ahead.pending()
+        if self._torn:  # then nothing was put
+            before = b"\n"
+        todo = before + data
+        sent = 0
         try:
             if self._fd < 0:
                 self._open()
-            if self._torn:
-                data = b"\n" + data
-            size = os.write(self._fd, data)
-            self._torn = False
-            while size < len(data):
-                # A full disk or a signal cut it short: what is left is written, or the disk says why not.
-                rest = data[size:]
-                whole = count - rest.count(b"\n")
-                self._torn = data[size - 1] != _NEWLINE
-                size += os.write(self._fd, rest)
-            self._torn = False
-            self.written += count
+            while sent < len(todo):  # a signal or a full disk may cut it short: what is left is written, or the disk says why not
+                size = os.write(self._fd, todo[sent:] if sent else todo)
+                sent += size
+                if ahead is not None:
+                    ahead.moved(size)
         except OSError as error:
-            if self.error is None:
-                self.error = error
-            written = whole if whole < count else 0
-            self.written += written
-            self.lost += count - written
+            self.error = self.error or error
+        written = count
+        if sent == len(todo):
+            self._torn = False
+        elif sent >= len(before):
+            written -= todo.count(b"\n", sent)
+            self._torn = sent > 0 and todo[sent - 1] != _NEWLINE
+        else:
+            written = 0
+        self.written += written
+        self.lost += count - written
 
     def _after_fork(self) -> None:
         """Leave the parent's file to the parent."""
         self._lock = threading.Lock()
+        self._filing = threading.Lock()
         self._torn = False
+        self._ahead_wanted = False  # a child may end in any way; nobody would mend its file
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.forget()
         self.written = self.lost = 0
         self.path = os.path.join(self._folder, f"{self._writer}{_FORK}{os.getpid()}{SPOOL_SUFFIX}")
         fd, self._fd = self._fd, -1

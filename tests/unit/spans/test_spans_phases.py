@@ -368,6 +368,7 @@ def test_telemetry_that_fails_changes_nothing(caplog):
         closed = opened
 
     run.scope.sink = Broken()
+    run.scope.sink.own = run.scope.sink
     with enter_scope(run.scope):
         with phase("x") as p:
             p.set(a=1)

@@ -1,0 +1,226 @@
+"""Phases from their opening to their end: the hot path of everything that is timed.
+
+What comes in: a name and metadata from the user's code, in a scope. What goes out: two calls to the task's sink, a place among the open spans, a line in the spool.
+Never raises. Imports OpenTelemetry's API alone.
+
+What a phase costs decides how finely users time (measured: bench/phases.py), so a plain one makes no `SpanRecord`: its line is put together from
+pieces that are the same each time (`PhaseShape`), and one copy of the context makes it current.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from opentelemetry import context as context_api
+
+from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME
+from otel_exec.spans import sanitise, scope
+from otel_exec.spans.context_access import attach_context, current_context
+from otel_exec.spans.failure import outcome_of
+from otel_exec.spans.line_codec import encode_attributes
+from otel_exec.spans.outside import PhaseHandle
+from otel_exec.spans.phase_shape import shape_of
+from otel_exec.spans.recorder import TELEMETRY_FAILED
+from otel_exec.spans.scope import FRAME_KEY, SPAN_KEY, Frame, frame_of, parent_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+    from otel_exec.spans.phase_shape import PhaseShape
+    from otel_exec.spans.scope import TaskScope
+    from otel_exec.spans.span_record import AttributeValue, SpanRecord
+
+__all__ = ["OpenPhase", "open_phase"]
+
+_TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
+_STATUS_ERROR = 2
+
+
+class OpenPhase(Frame, PhaseHandle):
+    """A phase that has not ended. Attributes that code sets on the current span by OpenTelemetry's API land here too."""
+
+    start_ns: int
+    slot = -1
+    _events: list[tuple[int, str, dict[str, AttributeValue]]] | None = None
+
+    def __init__(self, within: TaskScope, outer: Frame, shape: PhaseShape, parent_span_id: str, metadata: dict[str, object], previous: Context) -> None:
+        self.scope = within
+        self.span_id = within.new_id()
+        self.outer = outer
+        self.visible = self
+        self.shape = shape
+        self.parent_span_id = parent_span_id
+        self.metadata = metadata
+        self.previous = previous
+        self.epoch = scope.fork_epoch
+
+    def set(self, **attributes: object) -> None:
+        """Add attributes to the phase's span."""
+        self.metadata = {**self.metadata, **attributes}
+
+    def event(self, name: str, **attributes: object) -> None:
+        """Add an event to the phase's span, at this instant."""
+        self.add_event(name, cast("Any", attributes))
+
+    def is_recording(self) -> bool:
+        """Whether attributes that are set are kept."""
+        return True
+
+    def set_attribute(self, key: str, value: object) -> None:
+        """Add an attribute to the phase's span."""
+        self.metadata = {**self.metadata, key: value}
+
+    def set_attributes(self, attributes: Mapping[str, object]) -> None:
+        """Add attributes to the phase's span."""
+        self.metadata = {**self.metadata, **attributes}
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        """Add an event to the phase's span."""
+        recorder = self.scope.recorder
+        try:
+            if self._events is None:
+                self._events = []
+            if len(self._events) < recorder.limits.events:
+                at_ns = recorder.clock.now_ns() if timestamp is None else int(timestamp)
+                self._events.append((at_ns, sanitise.name(name), sanitise.attributes(attributes or {}, value_limit=recorder.limits.value_length)))
+        except Exception as error:
+            recorder.warn(TELEMETRY_FAILED, error)
+
+    def is_current(self) -> bool:
+        """Whether it is the innermost one for the code that calls."""
+        return current_context().get(FRAME_KEY) is self
+
+    def close(self, error: BaseException | None, *, current: bool = False) -> None:
+        """End it with the exception that ended it, or `None`. Never raises. Once. `current`: it was asked whether it is."""
+        within = self.scope
+        try:
+            if current or current_context().get(FRAME_KEY) is self:
+                attach_context(self.previous)
+            else:
+                scope.leave(self, self.previous)
+            if self.epoch != scope.fork_epoch:
+                return  # opened before a fork: the parent process ends it
+            shape, metadata = self.shape, self.metadata
+            # A generator that is closed in order has not failed.
+            failed = error is not None and not isinstance(error, GeneratorExit)
+            spanned = self.visible is self
+            with within.lock:
+                end_ns = within.tick() + within.offset_ns
+                if shape.plain and not metadata:
+                    within.sink.own.closed(self.span_id, end_ns, failed, spanned)
+                else:
+                    within.sink.closed(self.span_id, end_ns, error=failed, tokens=_tokens(metadata), spanned=spanned)
+                    if shape.exec_id is not None:
+                        within.sink.foreign(shape.exec_id, shape.node_id or within.node_id, shape.name, end_ns - self.start_ns)
+            if spanned and (within.owner is None or not within.owner.abandoned):
+                self._write(end_ns, error if failed else None)
+            # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
+            if self.slot > 0:
+                within.recorder.open_spans.close(self.slot)  # type: ignore[union-attr]  # who gave the slot
+        except Exception as problem:
+            within.recorder.warn(TELEMETRY_FAILED, problem)
+
+    def _write(self, end_ns: int, error: BaseException | None) -> None:
+        pieces, recorder = self.shape.pieces, self.scope.recorder
+        own = self._own_text() if self.metadata else ""
+        if own is None or error is not None or pieces is None or self._events is not None:
+            recorder.finish_one(self._record(end_ns, error), end_ns)
+            return
+        head, before_parent, before_start, before_end, after_end, tail = pieces
+        recorder.finish_line(
+            f"{head}{self.span_id}{before_parent}{self.parent_span_id}{before_start}{self.start_ns}{before_end}{end_ns}{after_end}{own}{tail}", end_ns
+        )
+
+    def _own_text(self) -> str | None:
+        """Return the metadata as it goes into the line; `None` where it does not simply go in: too many attributes, unclean ones, names of ours among them."""
+        metadata, limits = cast("dict[str, AttributeValue]", self.metadata), self.scope.recorder.limits
+        if (
+            limits.value_length is not None
+            or len(metadata) > limits.attributes
+            or not self.shape.reserved.isdisjoint(metadata)
+            or not sanitise.is_clean(metadata)
+        ):
+            return None
+        return f",{encode_attributes(metadata)}"
+
+    def _record(self, end_ns: int, error: BaseException | None) -> SpanRecord:
+        """Return the finished span."""
+        recorder = self.scope.recorder
+        limits = recorder.limits
+        given = sanitise.attributes(self.metadata, value_limit=limits.value_length, count_limit=limits.attributes) if self.metadata else {}
+        given.pop(EXEC_KIND, None)
+        outcome, error_type, message = ("success", "", "") if error is None else outcome_of(error)
+        attributes = {**given, **self.shape.attributes, EXEC_OUTCOME: str(outcome)}
+        if error_type:
+            attributes[ERROR_TYPE] = error_type
+        return self.shape.record(
+            self.span_id,
+            self.parent_span_id,
+            self.start_ns,
+            end_ns,
+            attributes,
+            status=_STATUS_ERROR if error_type else 0,
+            message=message,
+            events=tuple(self._events or ()),
+        )
+
+
+def open_phase(name: object, metadata: dict[str, object], node_id: str | None = None, exec_id: str | None = None) -> OpenPhase | None:
+    """Open a phase under the current frame and make it current; `None` outside of a run. Never raises.
+
+    Args:
+        name: the phase's; cleaned.
+        metadata: attributes of its span; never changed.
+        node_id: the node that it counts for, where that is not the step.
+        exec_id: what the user's code calls its execution.
+    """
+    context = current_context()
+    found: Any = context.get(FRAME_KEY) or frame_of(context)
+    if found is None:
+        return None
+    frame: Frame = found
+    within = frame.scope
+    recorder = within.recorder
+    try:
+        shape = within.shapes.get(name) if type(name) is str and node_id is None and exec_id is None else None
+        if shape is None:
+            shape = shape_of(within, name, node_id, exec_id)
+        visible, outer_id = frame.visible, frame.span_id
+        parent = visible.span_id if context.get(SPAN_KEY) is visible else parent_of(frame, context)
+        phase = OpenPhase(within, frame, shape, parent, metadata, context)
+        with within.lock:
+            phase.start_ns = at_ns = within.tick() + within.offset_ns
+            spanned = within.spans_left > 0
+            if spanned:
+                within.spans_left -= 1
+            else:
+                within.unspanned += 1
+            if shape.plain:
+                within.sink.own.opened(phase.span_id, outer_id, shape.name, at_ns)
+            else:
+                within.sink.opened(phase.span_id, outer_id, shape.name, at_ns, node_id=shape.node_id)
+        if spanned:
+            # One copy of the context for both keys: the two setters in a row would cost four.
+            inner = context_api.Context({**context, FRAME_KEY: phase, SPAN_KEY: phase})
+            if recorder.open_spans is not None:
+                phase.slot = recorder.open_spans.open_listing(shape.listing, phase.span_id, parent, at_ns)
+        else:
+            inner = context_api.set_value(FRAME_KEY, phase, context)
+            phase.visible = visible
+        attach_context(inner)
+    except Exception as error:
+        recorder.warn(TELEMETRY_FAILED, error)
+        return None
+    return phase
+
+
+def _tokens(metadata: dict[str, object]) -> dict[str, int] | None:
+    found: dict[str, int] | None = None
+    for key in _TOKEN_KEYS:
+        count = metadata.get(key)
+        if type(count) is int:
+            found = found or {}
+            found[key] = count
+    return found
