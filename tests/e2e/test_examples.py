@@ -96,3 +96,41 @@ def test_a_workflow_that_is_not_there_is_a_usage_error(tmp_path, argv):
     """What replay_workflow.py can't read ends it with code 2 before anything is written."""
     assert run_example("replay_workflow", *argv, cwd=tmp_path, code=2) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_agents_loop_has_a_breakdown(tmp_path):
+    """As a program it is one run without steps: each node's phases with their counts, failed calls among them, tokens, and shares that add up; as text it is ASCII in 80 columns."""
+    assert run_example("agent_loop", cwd=tmp_path) is None  # no run.json in the working directory
+    metrics = [sys.executable, "-m", "otel_exec", "metrics", "agent-loop-1"]
+    view = json.loads(subprocess.run([*metrics, "--json"], cwd=tmp_path, check=True, capture_output=True, timeout=60).stdout)
+    assert (view["outcome"], view["alias"]) == ("success", "agent-loop-1")
+    nodes = view["nodes"]
+    assert set(nodes) == {"agent", "planner", "researcher", "writer"}
+    counts = {node: {name: (phase["count"], phase["errors"]) for name, phase in nodes[node]["phases"].items()} for node in nodes}
+    # The modules' own documentation, and with it how often the loop goes round, is the Python version's.
+    assert {node: set(phases) for node, phases in counts.items()} == {
+        "agent": {"(nodes)"},
+        "planner": {"prompt_building", "llm_call", "tokenize"},
+        "researcher": {"search", "llm_call", "tokenize", "retry_wait"},
+        "writer": {"prompt_building", "draft", "llm_call", "tokenize", "self_check"},
+    }
+    tries, failed = counts["researcher"]["llm_call"]
+    assert failed == counts["researcher"]["retry_wait"][0] > 0
+    assert tries - failed == counts["researcher"]["search"][0] == 3 * counts["planner"]["prompt_building"][0]
+    assert counts["writer"]["draft"] == (3, 0)
+    assert nodes["writer"]["token_usage"]["output_tokens"] == 36
+    for node in nodes.values():
+        assert sum(phase["pct"] for phase in node["phases"].values()) + node["unaccounted_pct"] == pytest.approx(100)
+    text = subprocess.run([*metrics, "--breakdown", "--bottlenecks"], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_agents_loop_runs_inside_steps(tmp_path):
+    """As an experiment each question is a step; the nodes stand beside the steps, and each step shows them as one row."""
+    record = run_example("agent_loop", "--as-experiment", "--prefix", str(tmp_path / "o"), "--executor", "threads", cwd=tmp_path)
+    assert {step["outcome"] for step in record["steps"]} == {"success"}
+    assert {node["node_id"]: len(node["attempts"]) for node in record["nodes"]} == {"planner": 3, "researcher": 3, "writer": 3}
+    for step in record["steps"]:
+        assert set(step["phases"]) == {"(nodes)"}
+        assert step["phases"]["(nodes)"]["share_ns"] <= step["node_time_ns"]
