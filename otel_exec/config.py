@@ -51,6 +51,7 @@ class Config(OtelSettings):
     resources: tuple[tuple[str, float], ...] = ()
     trace_url: str | None = None
     exit_timeout_s: float = 2.0
+    max_task_spans: int = 10_000
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{name}={value!r}' for name, value in recordable(self).items())})"
@@ -64,6 +65,7 @@ _FLAGS = {
     "resources": "--resource",
     "trace_url": "OTEL_EXEC_TRACE_URL",
     "exit_timeout_s": "OTEL_EXEC_EXIT_TIMEOUT",
+    "max_task_spans": "OTEL_EXEC_MAX_TASK_SPANS",
 }
 _DEFAULTS = {each.name: each.default for each in fields(Config)}
 _SWITCHES = ("barrier", "fail_fast", "debug", "dry_run", "rerun_failed", "show_output")
@@ -117,6 +119,8 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str], *, defa
     values["grace_s"] = 10.0 if value is None else number(setting, value, unit="seconds")
     setting, value = given("exit_timeout_s", "OTEL_EXEC_EXIT_TIMEOUT")
     values["exit_timeout_s"] = 2.0 if value is None else number(setting, value, unit="seconds")
+    setting, value = given("max_task_spans", "OTEL_EXEC_MAX_TASK_SPANS")
+    values["max_task_spans"] = 10_000 if value is None else whole(setting, value, least=0)
     setting, value = given("timing", "OTEL_EXEC_TIMING")
     values["timing"] = value is not None and flag(setting, value)
     setting, value = given("trace_url", "OTEL_EXEC_TRACE_URL")

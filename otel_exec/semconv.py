@@ -108,6 +108,10 @@ EXEC_PEAK_RSS: Final = "exec.memory.peak_rss"
 EXEC_LOCK_HOLDER: Final = "exec.lock.holder"
 # What the user's code calls its execution, where that is not the run.
 FOREIGN_EXEC_ID: Final = "exec_id"
+# With the one before, on a span that the user's code starts by OpenTelemetry's API: it is a phase of that node.
+FOREIGN_NODE_ID: Final = "node_id"
+# Metadata of phases whose numbers are summed per node.
+TOKEN_KEYS: Final = ("tokens", "input_tokens", "output_tokens")
 EXEC_ITEMS: Final = "exec.items"
 NODE_ID: Final = "node.id"
 NODE_NAME: Final = "node.name"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.folds import NodeFold, PhaseFold, TaskSums
 from otel_exec.aggregate.sweep import Sweep
 from otel_exec.aggregate.timing_collector import add_row
-from otel_exec.semconv import NODE_ID, Kind
+from otel_exec.semconv import NODE_ID, TOKEN_KEYS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,8 +28,6 @@ __all__ = ["NODES_ROW", "TOKEN_KEYS", "TaskFold", "fold_spans", "fold_task"]
 
 # The row of the step's own phases that stands for all phases of other nodes.
 NODES_ROW = "(nodes)"
-# Metadata of phases whose numbers are summed per node.
-TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
 _OPEN, _CLOSE = 0, 1
 _FOLDED = frozenset({Kind.PHASE, Kind.FAN_OUT})

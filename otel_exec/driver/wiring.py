@@ -89,6 +89,7 @@ def settle_in(config: Config, experiment: Experiment, clock: AnchoredClock, ids:
         trace_state=config.trace_state,
         resource=tuple(instance_resource(service_name, exec_id, config.resource_attributes, script).items()),
         show_output=config.show_output,
+        max_task_spans=config.max_task_spans,
         script=script,
         limits=SpanLimits(config.attribute_value_length_limit, config.attribute_count_limit, config.event_count_limit, config.link_count_limit),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import context as context_api
 
-from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME
+from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME, TOKEN_KEYS
 from otel_exec.spans import sanitise, scope
 from otel_exec.spans.context_access import attach_context, current_context
 from otel_exec.spans.failure import outcome_of
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenPhase", "open_phase"]
 
-_TOKEN_KEYS = ("tokens", "input_tokens", "output_tokens")
 _STATUS_ERROR = 2
 
 
@@ -177,9 +176,13 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         exec_id: what the user's code calls its execution.
     """
     context = current_context()
-    found: Any = context.get(FRAME_KEY) or frame_of(context)
+    found: Any = context.get(FRAME_KEY)
     if found is None:
-        return None
+        if not scope.entered:  # no run anywhere in the process: the way that must cost next to nothing
+            return None
+        found = frame_of(context)
+        if found is None:
+            return None
     frame: Frame = found
     within = frame.scope
     recorder = within.recorder
@@ -188,7 +191,11 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         if shape is None:
             shape = shape_of(within, name, node_id, exec_id)
         visible, outer_id = frame.visible, frame.span_id
-        parent = visible.span_id if context.get(SPAN_KEY) is visible else parent_of(frame, context)
+        if context.get(SPAN_KEY) is visible:
+            parent = visible.span_id
+        else:
+            parent = parent_of(frame, context)
+            outer_id = within.user_phases.get(parent, outer_id)
         phase = OpenPhase(within, frame, shape, parent, metadata, context)
         with within.lock:
             phase.start_ns = at_ns = within.tick() + within.offset_ns
@@ -218,7 +225,7 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
 
 def _tokens(metadata: dict[str, object]) -> dict[str, int] | None:
     found: dict[str, int] | None = None
-    for key in _TOKEN_KEYS:
+    for key in TOKEN_KEYS:
         count = metadata.get(key)
         if type(count) is int:
             found = found or {}

@@ -1,7 +1,8 @@
 """The user's own OpenTelemetry spans on their way into the run's spool.
 
 What comes in: spans that the SDK starts and ends for the user's code and its instrumentations. What goes out: `SpanRecord`s with `exec.id` and no `exec.kind`,
-to the recorder of the scope that they were started in. Spans outside of a run are passed over. Imports the SDK: only `provider.py` imports this file, when it must.
+to the recorder of the scope that they were started in. One that is started with the attributes `exec_id` and `node_id` is a phase as well: it is folded while
+it is open, and its span has the instants of the fold, `exec.kind` and the rest. Spans outside of a run are passed over. Imports the SDK: only `provider.py` imports this file, when it must.
 
 Contract of call: the SDK calls `on_start` and `on_end` on the thread of the user's code, where an exception would reach it; so both are guarded.
 """
@@ -10,15 +11,31 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from opentelemetry import context as context_api
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator as SdkIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import get_current_span
 
-from otel_exec.semconv import EXEC_EDGE, EXEC_KIND
+from otel_exec.semconv import (
+    ERROR_TYPE,
+    EXEC_EDGE,
+    EXEC_KIND,
+    EXEC_OUTCOME,
+    EXEC_PHASE,
+    FOREIGN_EXEC_ID,
+    FOREIGN_NODE_ID,
+    NODE_ID,
+    NODE_NAME,
+    SCOPE_NAME,
+    TOKEN_KEYS,
+    Kind,
+    Outcome,
+)
 from otel_exec.spans import sanitise
 from otel_exec.spans.recorder import REMOTE_PARENT, TELEMETRY_FAILED
 from otel_exec.spans.scope import frame_of
@@ -40,14 +57,36 @@ __all__ = ["KeepAll", "OwnIds", "ScopeProcessor"]
 
 # Spans that never end must not grow us: past this many open ones the oldest are forgotten.
 _MAX_OPEN = 65_536
+_STATUS_ERROR = 2
+
+
+@dataclass(slots=True)
+class _Open:
+    """A span that has not ended. `ahead_ns`: how far its scope's clock is ahead of the wall clock that the SDK reads. `above`: the innermost phase that it is or lies in."""
+
+    scope: TaskScope
+    ahead_ns: int
+    above: str
+    phase: _AsPhase | None = None
+
+
+@dataclass(slots=True)
+class _AsPhase:
+    """What makes it a phase; `node_id` is `None` for the step itself, `exec_id` for the run's own."""
+
+    name: str
+    node_id: str | None
+    exec_id: str | None
+    start_ns: int
+    spanned: bool
 
 
 class ScopeProcessor(SpanProcessor):
     """Gives finished spans of the user's own to the scope that they were started in."""
 
     def __init__(self) -> None:
-        # By trace and span id, since the SDK ends another object than it starts: the scope, and how far its clock is ahead of the wall clock that the SDK reads.
-        self._open: dict[tuple[int, int], tuple[TaskScope, int]] = {}
+        # By trace and span id, since the SDK ends another object than it starts.
+        self._open: dict[tuple[int, int], _Open] = {}
         self._lock = threading.Lock()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -59,9 +98,20 @@ class ScopeProcessor(SpanProcessor):
             if frame is None or ids is None:
                 return
             scope = frame.scope
-            ahead_ns = scope.recorder.clock.now_ns() - time.time_ns()
+            span_id = f"{ids.span_id:016x}"
+            parent = span.parent
             with self._lock:
-                self._open[ids.trace_id, ids.span_id] = (scope, ahead_ns)
+                inside = self._open.get((parent.trace_id, parent.span_id)) if parent is not None else None
+            above = frame.span_id if inside is None else inside.above
+            opened = _Open(scope, scope.recorder.clock.now_ns() - time.time_ns(), above)
+            attributes = span.attributes or {}
+            if FOREIGN_EXEC_ID in attributes and FOREIGN_NODE_ID in attributes:
+                opened.phase = _begin(scope, span_id, above, span.name, attributes)
+                opened.above = span_id
+            if opened.above != frame.span_id:
+                scope.user_phases[span_id] = opened.above
+            with self._lock:
+                self._open[ids.trace_id, ids.span_id] = opened
                 if len(self._open) > _MAX_OPEN:
                     del self._open[next(iter(self._open))]
         except Exception as error:
@@ -76,13 +126,18 @@ class ScopeProcessor(SpanProcessor):
             if ids is None:
                 return
             with self._lock:
-                scope, ahead_ns = self._open.pop((ids.trace_id, ids.span_id), (None, 0))
-            if scope is None:
+                opened = self._open.pop((ids.trace_id, ids.span_id), None)
+            if opened is None:
+                return
+            scope = opened.scope
+            scope.user_phases.pop(f"{ids.span_id:016x}", None)
+            if opened.phase is not None:
+                _end(span, opened, opened.phase)
                 return
             with scope.lock:
                 spanned = scope.take_span()
             if spanned:
-                scope.recorder.finish((_record(span, scope, ahead_ns),))
+                scope.recorder.finish((_record(span, scope, opened.ahead_ns),))
         except Exception as error:
             if scope is not None:
                 scope.recorder.warn(TELEMETRY_FAILED, error)
@@ -159,6 +214,44 @@ def _record(span: ReadableSpan, scope: TaskScope, ahead_ns: int) -> SpanRecord:
         recorder.flags | (REMOTE_PARENT if parent is not None and parent.is_remote else 0),
         ids.trace_state.to_header() if ids is not None and ids.trace_state else "",
     )
+
+
+def _begin(scope: TaskScope, span_id: str, above: str, name: str, attributes: Mapping[str, object]) -> _AsPhase:
+    """Open the span as a phase."""
+    node_id: str | None = sanitise.identifier(attributes[FOREIGN_NODE_ID])
+    exec_id: str | None = sanitise.identifier(attributes[FOREIGN_EXEC_ID])
+    if not node_id or node_id in scope.own_names:
+        node_id = None
+    if not exec_id or exec_id == scope.recorder.exec_id:
+        exec_id = None
+    clean = sanitise.name(name)
+    with scope.lock:
+        at_ns = scope.recorder.clock.now_ns()
+        scope.sink.opened(span_id, above, clean, at_ns, node_id=node_id)
+        return _AsPhase(clean, node_id, exec_id, at_ns, scope.take_span())
+
+
+def _end(span: ReadableSpan, opened: _Open, phase: _AsPhase) -> None:
+    """Close the phase, and write its span with the very instants that were folded."""
+    scope = opened.scope
+    record = _record(span, scope, opened.ahead_ns)
+    failed = record.status == _STATUS_ERROR
+    tokens = {key: value for key in TOKEN_KEYS if type(value := record.attributes.get(key)) is int}
+    with scope.lock:
+        end_ns = scope.recorder.clock.now_ns()
+        scope.sink.closed(record.span_id, end_ns, error=failed, tokens=tokens or None, spanned=phase.spanned)
+        if phase.exec_id is not None:
+            scope.sink.foreign(phase.exec_id, phase.node_id or scope.node_id, phase.name, end_ns - phase.start_ns)
+    if not phase.spanned:
+        return
+    attributes = {**record.attributes, EXEC_PHASE: phase.name, EXEC_OUTCOME: str(Outcome.FAILURE if failed else Outcome.SUCCESS)}
+    if phase.node_id is not None:
+        attributes[NODE_ID] = attributes[NODE_NAME] = phase.node_id
+    if failed and ERROR_TYPE not in attributes:
+        raised = [values["exception.type"] for _, _, values in record.events if "exception.type" in values]
+        attributes[ERROR_TYPE] = raised[-1] if raised else "_OTHER"  # the specification's word where nothing is known
+    changed = {"kind": str(Kind.PHASE), "name": phase.name, "start_ns": phase.start_ns, "end_ns": end_ns, "attributes": attributes, "scope": SCOPE_NAME}
+    scope.recorder.finish((msgspec.structs.replace(record, **changed),))
 
 
 def _link(link: Link, scope: TaskScope) -> SpanLink:

@@ -136,6 +136,8 @@ class TaskScope:
         # The instant is `tick() + offset_ns`: a run's own clock is read without a call of ours in between.
         clock = recorder.clock
         self.tick: Callable[[], int] = time.perf_counter_ns if isinstance(clock, AnchoredClock) else clock.now_ns
+        # Spans of the user's own that are phases, or lie in such: their ids, and the innermost phase for what is opened in them.
+        self.user_phases: dict[str, str] = {}
         self.offset_ns = clock.offset_ns if isinstance(clock, AnchoredClock) else 0
         self.new_id = recorder.ids.span_id
         self.spans_left = max_spans
@@ -184,9 +186,9 @@ def current_span_id() -> str:
 def frame_of(context: Context | None) -> Frame | None:
     """Return the innermost frame of a context; where it has none, the task of a process that runs one; else `None`."""
     frame = context.get(FRAME_KEY) if context is not None else None
-    if frame is None and len(_entered) == 1:
+    if frame is None and len(entered) == 1:
         try:
-            return _entered[0].frame
+            return entered[0].frame
         except IndexError:  # it ended just now
             return None
     return cast("Frame | None", frame)
@@ -195,7 +197,7 @@ def frame_of(context: Context | None) -> Frame | None:
 def running_totals(exec_id: str, *, take: bool = False) -> list[Totals]:
     """Return what the tasks that run in this process have under an execution id, the run's own or another; `take`: and forget it where it is another's."""
     found: list[Totals] = []
-    for scope in _entered.copy():
+    for scope in entered.copy():
         with scope.lock:
             found.append(scope.sink.totals(scope.node_id) if scope.recorder.exec_id == exec_id else scope.sink.foreign_totals(exec_id, take=take))
     return found
@@ -235,19 +237,19 @@ class _Entered:
         scope = self._scope
         self._previous = context_api.get_current()
         context_api.attach(set_span_in_context(scope.frame, context_api.set_value(FRAME_KEY, scope.frame)))
-        _entered.append(scope)
+        entered.append(scope)
 
     def __exit__(self, *_: object) -> None:
         with self._scope.lock:
             self._scope.sink = Ended()
-        if self._scope in _entered:
-            _entered.remove(self._scope)
+        if self._scope in entered:
+            entered.remove(self._scope)
         if self._previous is not None:
             leave(self._scope.frame, self._previous)
 
 
 # The scopes that are current somewhere in this process.
-_entered: list[TaskScope] = []
+entered: list[TaskScope] = []
 _scopes: weakref.WeakSet[TaskScope] = weakref.WeakSet()
 fork_epoch = 0
 

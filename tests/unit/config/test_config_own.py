@@ -38,6 +38,8 @@ def test_precedence():
     config = resolve({"timing": False}, environ)
     assert (config.executor, config.prefix, config.timing, config.exit_timeout_s) == ("threads", "/e", False, 0.5)
     assert resolve({}, environ).timing is True
+    assert resolve({}, {"OTEL_EXEC_MAX_TASK_SPANS": "7"}).max_task_spans == 7
+    assert resolve({"max_task_spans": 0}, {"OTEL_EXEC_MAX_TASK_SPANS": "7"}).max_task_spans == 0
     assert resolve({}, {"OTEL_SERVICE_NAME": "s"}, defaults={"service_name": "d"}).service_name == "s"
     assert resolve({"service_name": "a"}, {"OTEL_SERVICE_NAME": "s"}).service_name == "a"
 

@@ -68,6 +68,45 @@ def test_a_users_span_joins_under_the_phase_that_it_ran_in(tracer):
     assert live["outer"].self_ns == rebuilt["outer"].self_ns == outer.duration_ns - inner.duration_ns
 
 
+def test_a_users_span_with_both_ids_is_a_phase(tracer):
+    """It counts for its node, has the fold's own instants, is the parent of phases and of such spans inside, and is the same when it is rebuilt."""
+    run = Run()
+    ids = {"exec_id": "workflow-17", "node_id": "node_1"}
+    with enter_scope(run.scope), phase("outer"):
+        with tracer.start_as_current_span("call", attributes={**ids, "tokens": 3}), tracer.start_as_current_span("plain"), phase("inside"):
+            pass
+        with pytest.raises(ValueError, match="no"), tracer.start_as_current_span("fails", attributes=ids):
+            raise ValueError("no")
+        with tracer.start_as_current_span("own", attributes={"exec_id": "exec_1", "node_id": "n"}):
+            pass
+        with tracer.start_as_current_span("half", attributes={"exec_id": "workflow-17"}):
+            pass
+        foreign = run.fold.foreign_totals("workflow-17", take=False)
+    call, fails, own = run.named("call"), run.named("fails"), run.named("own")
+    assert (call.kind, call.scope, call.attributes["exec.phase"], call.attributes["node.id"], call.attributes["exec.outcome"]) == (
+        "phase",
+        "otel_exec",
+        "call",
+        "node_1",
+        "success",
+    )
+    assert (fails.status, fails.attributes["error.type"], fails.attributes["exec.outcome"]) == (2, "ValueError", "failure")
+    assert (own.kind, own.attributes["node.id"]) == ("phase", "n")
+    assert run.named("half").kind == run.named("plain").kind == ""
+    assert foreign == {"node_1": {"call": call.duration_ns, "fails": fails.duration_ns}}
+    task = run.recorder.make("task", "task f", run.fold.start_ns, run.recorder.clock.now_ns(), span_id=TASK, attributes={"node.id": "n"})
+    live, rebuilt = run.fold.finish(task.end_ns), fold_spans(task, run.spans)
+    assert live == rebuilt
+    assert {name: (fold.total_ns, fold.errors) for name, fold in run.fold.sums.nodes["node_1"].phases.items()} == {
+        "call": (call.duration_ns, 0),
+        "fails": (fails.duration_ns, 1),
+    }
+    assert run.fold.sums.nodes["node_1"].tokens == {"tokens": 3}
+    assert live["(nodes)"].self_ns == call.duration_ns + fails.duration_ns - run.named("inside").duration_ns
+    assert run.scope.user_phases == {}
+    assert run.recorder.warnings == {}
+
+
 def test_a_users_span_is_moved_to_the_runs_clock(tracer):
     """Its times are those of the run, though the SDK reads the wall clock: it lies within its phase, and its duration stays."""
     run = Run(offset_ns=-HOUR)
