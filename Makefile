@@ -17,7 +17,7 @@ demo: $(VENV)/.core ## run a small language-model pipeline, then print where its
 	$(BIN)/otel-exec summary $(DEMO)/run.json
 
 test: check ## everything that CI runs: the checks, then all tests
-	$(BIN)/python -m pytest
+	OTEL_EXEC_REQUIRE=ray $(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## the checks that run nothing: ruff, mypy, import contracts
 	$(BIN)/ruff check
@@ -56,7 +56,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(INSTALL) --no-build-isolation -e '.[dev]'
+	$(INSTALL) --no-build-isolation -e '.[dev,ray]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.core

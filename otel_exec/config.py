@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXECUTORS", "Config", "Endpoint", "recordable", "resolve", "should_sample"]
 
-EXECUTORS = ("processes", "threads", "inline")
+EXECUTORS = ("processes", "threads", "inline", "ray")
 # A pool has that many slots (`execute/outstanding.py`).
 _MAX_WORKERS = 1024
 
@@ -35,6 +35,7 @@ class Config(OtelSettings):
     prefix: str
     executor: str = "processes"
     workers: int = 1
+    ray_address: str | None = None
     max_concurrent: int | None = None
     barrier: bool = False
     fail_fast: bool = False
@@ -108,9 +109,12 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str], *, defa
     setting, value = given("run_json")
     values["run_json"] = None if value is None else _path(setting, value)
     setting, value = given("executor", "OTEL_EXEC_EXECUTOR")
-    values["executor"] = "processes" if value is None else _executor(setting, value)
+    values["executor"] = "processes" if value is None else one_of(setting, value, EXECUTORS)
     setting, value = given("workers", "OTEL_EXEC_WORKERS")
-    values["workers"] = min(usable_cpus(), _MAX_WORKERS) if value is None else whole(setting, value, least=1, most=_MAX_WORKERS)
+    default = 0 if values["executor"] == "ray" else min(usable_cpus(), _MAX_WORKERS)  # 0: as many as the cluster has CPUs
+    values["workers"] = default if value is None else whole(setting, value, least=1, most=_MAX_WORKERS)
+    setting, value = given("ray_address", "RAY_ADDRESS")
+    values["ray_address"] = None if value is None else str(value).strip() or None
     setting, value = given("max_concurrent")
     values["max_concurrent"] = None if value is None else whole(setting, value, least=1)
     setting, value = given("timeout_s")
@@ -169,12 +173,6 @@ def should_sample(config: Config, trace_id: str) -> bool:
         ratio = 1.0 if config.sampler_arg is None else config.sampler_arg
         return int(trace_id[-16:], 16) < round(ratio * 2**64)
     return name == "always_on"
-
-
-def _executor(setting: str, value: object) -> str:
-    if str(value).strip().lower() == "ray":
-        raise ConfigError(setting, value, f"one of {', '.join(EXECUTORS)}; the ray executor is not part of this version")
-    return one_of(setting, value, EXECUTORS)
 
 
 def _path(setting: str, value: object) -> str:

@@ -89,7 +89,7 @@ def run(
     if config.dry_run:
         raise UsageError("run() runs: a dry run is the command line's, python exp.py --dry-run")
     order = _order(_as_list(steps), config, experiment_of(name, description, sys.argv[1:]), gates)
-    listener = LiveListener(order.plan, order.selection.decisions, config.workers)
+    listener = LiveListener(order.plan, order.selection.decisions, config.workers or usable_cpus())
     result = _execute(order, listener, tracer_provider=tracer_provider)
     if result.signal is not None:
         raise KeyboardInterrupt
@@ -171,19 +171,9 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     """Run what was ordered; returns when the record is written and the exporter has had its time."""
     plan, config, decisions = order.plan, order.config, order.selection.decisions
     to_run = [step for step in plan.steps if not step.group and decisions[step.index].action in {"run", "wait"}]
-    executor = make_executor(config.executor, workers=config.workers)
+    executor = make_executor(config)
     _check_places(executor, config.prefix, to_run)
     keep_foreign(config.run_json or "run.json")
-    capacity = _capacity(config, executor)
-    state = RunState(
-        plan,
-        decisions,
-        capacity=capacity,
-        retries=RetryPolicy(jitter=random.Random().random, retry_timeouts=executor.can_kill),  # noqa: S311  a back-off is no secret
-        barrier=config.barrier,
-        gates=bool(order.gates),
-        fail_fast=config.fail_fast,
-    )
     packed = _pack(executor, to_run)
     clock, ids = AnchoredClock(), IdGenerator()
     settings, store = settle_in(config, order.experiment, clock, ids)
@@ -191,6 +181,16 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     try:
         if to_run:
             executor.start(settings, clock)  # workers take a while to be ready: they begin before the record does
+        capacity = _capacity(config, executor)  # how many workers a cluster has is known now
+        state = RunState(
+            plan,
+            decisions,
+            capacity=capacity,
+            retries=RetryPolicy(jitter=random.Random().random, retry_timeouts=executor.can_kill),  # noqa: S311  a back-off is no secret
+            barrier=config.barrier,
+            gates=bool(order.gates),
+            fail_fast=config.fail_fast,
+        )
         wired = wire(order, state, executor, packed, settings, store, clock, ids, listener, start_ns)
         for warning in oversized(plan, decisions, capacity):
             wired.aggregator.warn(warning.code, warning.message)
@@ -277,7 +277,11 @@ def _check_places(executor: Executor, prefix: str, steps: Sequence[Step]) -> Non
 
 
 def _capacity(config: Config, executor: Executor) -> Capacity:
-    """Return what may run at once: of the CPUs, those that this process may use."""
+    """Return what may run at once: of the CPUs, those that this process may use; what a cluster has is the cluster's to give out."""
+    if executor.kind == "ray":
+        return Capacity(
+            workers=executor.workers, prefetch=executor.prefetch, max_concurrent=config.max_concurrent, cpus=None, gpus=None, memory_bytes=None, custom=None
+        )
     return Capacity(
         workers=executor.workers,
         prefetch=executor.prefetch,

@@ -125,13 +125,30 @@ CODE_LINE: Final = "code.line.number"
 ERROR_TIMEOUT: Final = "timeout"
 ERROR_CANCELLED: Final = "cancelled"
 ERROR_WORKER_DIED: Final = "worker_died"
+ERROR_NODE_DIED: Final = "node_died"
+ERROR_OOM_KILLED: Final = "oom_killed"
+ERROR_OBJECT_STORE: Final = "object_store_full"
+ERROR_WORKER_SETUP: Final = "worker_setup"
 ERROR_LEASE_LOST: Final = "lease_lost"
 ERROR_INTERRUPTED: Final = "interrupted"
 ERROR_VERIFY: Final = "verify_failed"
 ERROR_DISK: Final = "storage"
 ERROR_PREVIOUSLY: Final = "failed_previously"
 ERROR_WORDS: Final = frozenset(
-    {ERROR_TIMEOUT, ERROR_CANCELLED, ERROR_WORKER_DIED, ERROR_LEASE_LOST, ERROR_INTERRUPTED, ERROR_VERIFY, ERROR_DISK, ERROR_PREVIOUSLY}
+    {
+        ERROR_TIMEOUT,
+        ERROR_CANCELLED,
+        ERROR_WORKER_DIED,
+        ERROR_NODE_DIED,
+        ERROR_OOM_KILLED,
+        ERROR_OBJECT_STORE,
+        ERROR_WORKER_SETUP,
+        ERROR_LEASE_LOST,
+        ERROR_INTERRUPTED,
+        ERROR_VERIFY,
+        ERROR_DISK,
+        ERROR_PREVIOUSLY,
+    }
 )
 
 
@@ -340,6 +357,10 @@ ERRORS: Final[tuple[Word, ...]] = (
     Word(ERROR_TIMEOUT, "The step's, the item's or the run's time was over.", "`timeout=60`."),
     Word(ERROR_CANCELLED, "Stopped before its end.", "Ctrl-C."),
     Word(ERROR_WORKER_DIED, "The worker's process ended under it.", "The system's out-of-memory killer."),
+    Word(ERROR_NODE_DIED, "The node of the Ray cluster that it ran on has left.", "A spot instance was taken back."),
+    Word(ERROR_OOM_KILLED, "Ray ended its worker because the node was out of memory.", "A step that asks for less `memory` than it takes."),
+    Word(ERROR_OBJECT_STORE, "Ray's object store had no room for what it was sent or returned.", "An item's result of many gigabytes."),
+    Word(ERROR_WORKER_SETUP, "On Ray it could not begin.", "otel_exec is not installed on the node."),
     Word(ERROR_LEASE_LOST, "Another run took the step's lock.", "A driver that was suspended for minutes."),
     Word(ERROR_INTERRUPTED, "The run died; closed at its last sign of life.", "The driver was killed."),
     Word(ERROR_VERIFY, "The step's verification did not accept the output.", "`verify=` returned False."),

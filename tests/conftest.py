@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support import ray_cluster
 from support.otlp_receiver import OtlpReceiver
 from support.rotel_agent import RotelAgent
 
@@ -36,3 +37,18 @@ def run_folder(tmp_path):
     folder = tmp_path / "run"
     (folder / "spans").mkdir(parents=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_ray():
+    """A local Ray cluster for all tests of the session, that this process is connected to."""
+    ray = ray_cluster.start()
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ray_where_it_is_needed(request):
+    """What is marked `ray` runs on the session's cluster."""
+    if request.node.get_closest_marker("ray") is not None:
+        request.getfixturevalue("shared_ray")

@@ -50,7 +50,8 @@ def _parser(prog: str, description: str | None) -> _Parser:
     )
     parser.add_argument("--no-force-run-failed", "--no_force_run_failed", dest="rerun_failed", action="store_false", help="count them as failed")
     flag("max-concurrent", metavar="N", help="at most N steps at once")
-    flag("executor", metavar="NAME", help="processes (default), threads or inline")
+    flag("executor", metavar="NAME", help="processes (default), threads, inline or ray")
+    flag("ray-address", metavar="HOST:PORT", help="the Ray cluster to run on (default: RAY_ADDRESS, else one is started here)")
     flag("workers", metavar="N", help="how many workers (default: the CPUs that this process may use)")
     flag("resource", action="append", metavar="NAME=N", help="a custom resource that this machine has; may be given several times")
     flag("barrier", action="store_true", default=None, help="start a level when the one before has settled")
@@ -80,6 +81,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str | None) -> dict[st
         "max_concurrent": given["max_concurrent"],
         "executor": given["executor"],
         "workers": given["workers"],
+        "ray_address": given["ray_address"],
         "resources": given["resource"],
         "barrier": given["barrier"],
         "fail_fast": given["fail_fast"],

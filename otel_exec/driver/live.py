@@ -11,6 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from otel_exec.cpus import usable_cpus
 from otel_exec.report.eta import Eta, eta
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
@@ -127,6 +128,9 @@ class LiveListener:
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
 
+    def warned(self, step_name: str, message: str) -> None:
+        """Something is worth knowing while it lasts."""
+
     def output(self, step_name: str, text: str) -> None:
         """A step printed."""
 
@@ -154,7 +158,7 @@ class TerminalListener(LiveListener):
     """Shows a run on stderr: a block on a terminal, a line an event elsewhere."""
 
     def __init__(self, plan: Plan, decisions: Sequence[Decision], config: Config, name: str) -> None:
-        super().__init__(plan, decisions, config.workers)
+        super().__init__(plan, decisions, config.workers or usable_cpus())
         self._name = name
         self._config = config
         self._stream = sys.stderr
@@ -193,6 +197,13 @@ class TerminalListener(LiveListener):
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
         self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=f"its lock is held by {holder}"))
+
+    def warned(self, step_name: str, message: str) -> None:
+        """Say it above the block."""
+        if step_name:
+            self._event(StepEvent("waiting", step_name, self.settled_count, self.total, detail=message))
+        else:
+            self._painter.say(f"warning: {message}", self._look.width)
 
     def output(self, step_name: str, text: str) -> None:
         """A step printed."""

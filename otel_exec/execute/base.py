@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
 __all__ = [
+    "AttemptLost",
     "Beat",
     "Claimed",
     "Executor",
@@ -33,6 +34,7 @@ __all__ = [
     "Output",
     "Reported",
     "RunSettings",
+    "Warned",
     "WorkerDied",
     "WorkerReady",
     "WorkerStarted",
@@ -107,6 +109,28 @@ class WorkerDied(msgspec.Struct, frozen=True):
     log_tail: str = ""
 
 
+class AttemptLost(msgspec.Struct, frozen=True):
+    """An attempt has ended without a report, and no worker is known that ended with it: it could not be placed, or nobody knows who had it.
+
+    `reason` is one sentence for people. `blameless`: it may not be the attempt's own fault.
+    """
+
+    node_id: str
+    attempt: int
+    at_ns: int
+    error_type: str
+    reason: str
+    blameless: bool = False
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """Something that the record's reader should know, and whoever watches the run: why a step waits (`node_id`), or what is wrong with a node ("")."""
+
+    code: str
+    message: str
+    node_id: str = ""
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """A worker took an attempt and holds its lock; the function is about to be loaded."""
 
@@ -147,7 +171,7 @@ class Output(msgspec.Struct, frozen=True):
     text: str
 
 
-Notice = WorkerStarted | WorkerReady | WorkerStopped | WorkerDied | Claimed | Reported | Outlived | Beat | Output
+Notice = WorkerStarted | WorkerReady | WorkerStopped | WorkerDied | Claimed | Reported | AttemptLost | Outlived | Beat | Output | Warned
 
 
 class Executor(Protocol):

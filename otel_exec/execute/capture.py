@@ -204,6 +204,11 @@ class ScratchCapture:
                 self._log.update()
             return size - before > _READ_BYTES
 
+    def last_lines(self) -> str:
+        """Return the last lines of what the task has printed, as of the last look; from any thread."""
+        with self._lock:
+            return self._log.kept.last_lines() if self._log is not None else ""
+
     def _consume(self) -> None:
         """Read what was printed since the last look; of a flood only the parts that are kept. Called with the lock."""
         size = os.fstat(self._fd).st_size

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from otel_exec.execute.items import ItemReport
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Door", "Hands", "NoHands"]
+__all__ = ["Door", "Hands", "LocalHands", "NoHands"]
 
 
 class Hands(Protocol):
     """How an executor has others help with a fan-out. Called by the owner's thread.
 
     Whoever helps takes items with `FanOut.take(owner=False)` and hands in what came of them with `FanOut.settle`, from any thread.
+    `owner_helps`: the owner runs items by itself, too, unless they have a timeout.
     """
+
+    owner_helps: bool
 
     def opened(self, fan_out: FanOut) -> None:
         """There is a fan-out with items to take."""
@@ -52,8 +55,22 @@ class Hands(Protocol):
         """Return how long the owner may wait before `more` should be called again, `None`: until something happens. Called with the fan-out's lock."""
         ...
 
+    def wait(self, fan_out: FanOut, timeout_s: float | None) -> None:
+        """Wait until something has happened, or so long. Called with the fan-out's lock, which is let go meanwhile."""
+        ...
 
-class NoHands:
+
+class LocalHands:
+    """What hands of one machine have in common: the owner helps, and waits for its lock's condition."""
+
+    owner_helps = True
+
+    def wait(self, fan_out: FanOut, timeout_s: float | None) -> None:
+        """Wait for the condition."""
+        fan_out.changed.wait(timeout_s)
+
+
+class NoHands(LocalHands):
     """Nobody helps: inline, or a child process that a step forked."""
 
     def opened(self, fan_out: FanOut) -> None:

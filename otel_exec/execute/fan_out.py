@@ -97,7 +97,7 @@ class FanOut:
         self.items = items
         self.hands = door.hands()
         self.timeout_s = timeout_s
-        self.owner_runs = timeout_s is None or isinstance(self.hands, NoHands)
+        self.owner_runs = isinstance(self.hands, NoHands) or (timeout_s is None and self.hands.owner_helps)
         limit = max_workers if max_workers is not None else len(items)
         self.hands_limit = 0 if isinstance(self.hands, NoHands) else limit - 1 if self.owner_runs else limit
         self.changed = threading.Condition()
@@ -174,10 +174,10 @@ class FanOut:
                 self._arrived.append((envelope, arrival))
             self.changed.notify_all()
 
-    def lose(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int, *, final: bool = False) -> None:
+    def lose(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int, *, final: bool = False, spare: int = 0) -> None:
         """An attempt that another worker took has ended without a word: its worker died or its time ran out. Its span is made here.
 
-        `final`: it is not to be tried again.
+        `final`: it is not to be tried again. `spare`: how many tries more than were asked for it may have, since it may not be its own fault.
         """
         outcome = Outcome.TIMEOUT if error_type == semconv.ERROR_TIMEOUT else Outcome.ERROR
         with self.changed:
@@ -195,7 +195,7 @@ class FanOut:
                     unspanned=0 if envelope.spanned else 1,
                 )
                 record_item(self.door.context, envelope, report)
-                self._settle(envelope, report, None, FanOutError(index, error_type, message), final=final)
+                self._settle(envelope, report, None, FanOutError(index, error_type, message), final=final, spare=spare)
             self.changed.notify_all()
 
     # --- the owner --------------------------------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class FanOut:
             if not self.taken and not self._delayed and (not self._waiting or self.cancelled):
                 return False
             waits = [wait_s for wait_s in (self.hands.wait_s(self), self._delay_s()) if wait_s is not None]
-            self.changed.wait(min(waits) if waits else None)
+            self.hands.wait(self, min(waits) if waits else None)
             self._wake_delayed()
         self.hands.more(self)
         return True
@@ -262,7 +262,7 @@ class FanOut:
         with self.changed:
             self._settle(envelope, report, value, error, final=report.outcome == Outcome.TIMEOUT)
 
-    def _settle(self, envelope: ItemEnvelope, report: ItemReport, value: Any, error: BaseException | None, *, final: bool = False) -> None:
+    def _settle(self, envelope: ItemEnvelope, report: ItemReport, value: Any, error: BaseException | None, *, final: bool = False, spare: int = 0) -> None:
         """Take in one attempt; called with the lock."""
         self._count(envelope, report)
         fold = self._fold
@@ -270,7 +270,7 @@ class FanOut:
             fold.completed += 1
             self._results[report.index] = value
             return
-        if report.outcome != Outcome.CANCELLATION and report.attempt <= self._retries and not final and not self.cancelled:
+        if report.outcome != Outcome.CANCELLATION and report.attempt <= self._retries + spare and not final and not self.cancelled:
             wait_ns = min(_BACKOFF_NS << (report.attempt - 1), _BACKOFF_MAX_NS)
             due_ns = self.door.context.clock.now_ns() + int(wait_ns * (0.5 + _jitter.random() / 2))
             heapq.heappush(self._delayed, (due_ns, report.index))
@@ -320,7 +320,7 @@ class FanOut:
             with self.changed:
                 if not self.taken:
                     return
-                self.changed.wait(self.hands.wait_s(self))
+                self.hands.wait(self, self.hands.wait_s(self))
             self.hands.more(self)
 
     def _envelope(self, index: int) -> ItemEnvelope:

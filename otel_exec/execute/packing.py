@@ -120,9 +120,13 @@ class BlobStore:
                 self._loading.discard(key)
         return self._loaded[digest]
 
-    def _read(self, digest: str) -> Any:
+    def fetch(self, digest: str) -> bytes:
+        """Return a blob's bytes."""
         with open(os.path.join(self.folder, digest), "rb") as file:
-            thing = pickle.loads(file.read())  # noqa: S301  written by our own driver
+            return file.read()
+
+    def _read(self, digest: str) -> Any:
+        thing = pickle.loads(self.fetch(digest))  # noqa: S301  written by our own driver
         while len(self._loaded) >= _KEPT_BLOBS:  # closures of many fan-outs come and go
             del self._loaded[next(iter(self._loaded))]
         self._loaded[digest] = thing
@@ -133,10 +137,10 @@ class BlobStore:
 _blobs: BlobStore | None = None
 
 
-def open_blobs(folder: str) -> BlobStore:
-    """Make `folder` the one that this process loads blobs from: called once in each worker."""
+def open_blobs(store: BlobStore) -> BlobStore:
+    """Make `store` the one that this process loads blobs from."""
     global _blobs
-    _blobs = BlobStore(folder)
+    _blobs = store
     return _blobs
 
 

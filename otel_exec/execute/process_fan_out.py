@@ -16,6 +16,7 @@ import msgspec
 from otel_exec import semconv
 from otel_exec.errors import FanOutError
 from otel_exec.execute.context import leave_if_forked
+from otel_exec.execute.door import LocalHands
 from otel_exec.execute.failure import describe
 from otel_exec.execute.items import ItemReport, run_item
 from otel_exec.execute.packing import unpack
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.items import ItemEnvelope
     from otel_exec.execute.packing import Packer
 
-__all__ = ["FanOuts", "run_remote_item"]
+__all__ = ["FanOuts", "run_remote_item", "unpacked"]
 
 # A result longer than this goes through a file, not through the driver.
 _RESULT_BYTES = 512 * 1024
@@ -88,7 +89,7 @@ class FanOuts:
             shipping.still_running(*rest)
 
 
-class _Shipping:
+class _Shipping(LocalHands):
     """The hands of one fan-out: workers that the driver knows to be idle."""
 
     def __init__(self, fan_outs: FanOuts, fid: str) -> None:
@@ -195,7 +196,7 @@ class _Shipping:
             return
 
         def arrival() -> tuple[ItemReport, Any, BaseException | None]:
-            return _unpacked(report)
+            return unpacked(report)
 
         self._fan_out.arrived(report.index, report.attempt, arrival)
 
@@ -218,7 +219,7 @@ class _Shipping:
             self._fan_out.still_running(indices)
 
 
-def _unpacked(report: ItemReport) -> tuple[ItemReport, Any, BaseException | None]:
+def unpacked(report: ItemReport) -> tuple[ItemReport, Any, BaseException | None]:
     """Return an item's report with its result or exception."""
     if report.error is not None:
         return report, None, _exception(report)
@@ -243,8 +244,11 @@ def _exception(report: ItemReport) -> BaseException:
     return FanOutError(report.index, report.error.type, f"{report.error.type}: {report.error.message}")
 
 
-def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Packer, folder: str, sequence: int) -> ItemReport:
-    """Run an item of another worker's fan-out; returns its report with the packed result, and with what it printed."""
+def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Packer, folder: str | None, sequence: int) -> ItemReport:
+    """Run an item of another worker's fan-out; returns its report with the packed result, and with what it printed.
+
+    Long results go through a file in `folder`; `None`: there is none that both can see.
+    """
     guard, clock = context.guard, context.clock
     start_ns = clock.now_ns()
     guard.begin(sequence)
@@ -261,8 +265,10 @@ def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Pack
             if report.error is None:
                 packed = packer.value(value)
                 del value
-                long = len(packed) > _RESULT_BYTES
-                report = msgspec.structs.replace(report, result=b"" if long else packed, file=_spill(folder, packed) if long else "")
+                if folder is not None and len(packed) > _RESULT_BYTES:
+                    report = msgspec.structs.replace(report, file=_spill(folder, packed))
+                else:
+                    report = msgspec.structs.replace(report, result=packed)
         finally:
             guard.disarm()
     except BaseException as error:

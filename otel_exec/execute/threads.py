@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from otel_exec import semconv
 from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.capture import StreamCapture
+from otel_exec.execute.door import LocalHands
 from otel_exec.execute.fan_out import FanOut
 from otel_exec.execute.in_process import InProcess, direct_call
 from otel_exec.execute.interrupts import ThreadGuard
@@ -379,7 +380,7 @@ class ThreadsExecutor:
             self._work.notify_all()
 
 
-class _ThreadHands:
+class _ThreadHands(LocalHands):
     """Idle threads help with a fan-out."""
 
     def __init__(self, executor: ThreadsExecutor, owner: _Worker) -> None:

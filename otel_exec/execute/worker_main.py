@@ -31,7 +31,7 @@ from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.interrupts import SignalGuard
 from otel_exec.execute.items import ItemEnvelope
-from otel_exec.execute.packing import Packer, StandInMain, open_blobs
+from otel_exec.execute.packing import BlobStore, Packer, StandInMain, open_blobs
 from otel_exec.execute.process_fan_out import FanOuts, run_remote_item
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.wire import Hello, Kind, Link, Message, frame
@@ -105,7 +105,7 @@ class Worker:
         with open(os.path.join(hello.folder, "slots"), "r+b") as file:
             self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
         self._slot_at = hello.slot * wire.SLOT.size
-        blobs = open_blobs(os.path.join(hello.folder, "blobs"))
+        blobs = open_blobs(BlobStore(os.path.join(hello.folder, "blobs")))
         self.packer = Packer(blobs)
         sys.modules["__main__"] = StandInMain(settings.script, self._ask_main)
         self.capture = ScratchCapture(

@@ -18,7 +18,7 @@ import os
 import socket
 from functools import lru_cache
 
-__all__ = ["driver_id", "holder_dead", "of_this_host"]
+__all__ = ["boot_id", "driver_id", "holder_dead", "of_this_host"]
 
 # No system gives out more: `pid_t` is a signed 32-bit integer.
 _PIDS = 2**31
@@ -38,7 +38,7 @@ def driver_id(run: str = "") -> str:
 def of_this_host(holder: str) -> bool:
     """Whether the holder is, or was, a process of this host and boot, so that `holder_dead` can tell."""
     fields = holder.split(":", 3)
-    return len(fields) == 4 and bool(fields[1]) and fields[:2] == [_host(), _boot_id()]
+    return len(fields) == 4 and bool(fields[1]) and fields[:2] == [_host(), boot_id()]
 
 
 def holder_dead(holder: str) -> bool:
@@ -58,7 +58,7 @@ def holder_dead(holder: str) -> bool:
 @lru_cache(maxsize=4)
 def _own(pid: int) -> str:
     # Kept per pid: a forked child is a process of its own.
-    return f"{_host()}:{_boot_id()}:{pid}:{_start(pid)}"
+    return f"{_host()}:{boot_id()}:{pid}:{_start(pid)}"
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +72,8 @@ def _host() -> str:
 
 
 @lru_cache(maxsize=1)
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return the running kernel's own id."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
 from otel_exec.aggregate.task_fold import NODES_ROW
 from otel_exec.aggregate.timing_collector import timing_collector
-from otel_exec.execute.base import Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.base import AttemptLost, Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
 from otel_exec.record.run_store import JournalLine
 from otel_exec.schedule.events import AttemptClaimed, AttemptEnded, AttemptRecalled, AttemptRefused, StepFoundCached
@@ -179,6 +179,10 @@ class Attempts:
             self.write(JournalLine(notice.at_ns, "worker", worker=notice.worker_id, cause="stopped"))
         elif isinstance(notice, WorkerDied):
             return self._worker_died(notice)
+        elif isinstance(notice, AttemptLost):
+            running = self.running.pop((notice.node_id, notice.attempt), None)
+            if running is not None:
+                return (self._lose(running, (), notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=notice.blameless),)
         elif isinstance(notice, Outlived):
             step = self.abandoned.pop((notice.node_id, notice.attempt), None)
             if step is not None:

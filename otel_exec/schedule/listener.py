@@ -32,6 +32,10 @@ class Listener(Protocol):
         """Another run holds a step's lock (said once a step)."""
         ...
 
+    def warned(self, step_name: str, message: str) -> None:
+        """Something is worth knowing while it lasts: why a step waits, or ("") what is wrong with the machines."""
+        ...
+
     def output(self, step_name: str, text: str) -> None:
         """A step printed (only with `--show-output`)."""
         ...

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
-from otel_exec.execute.base import Beat, Output, WorkerDied, WorkerStopped
+from otel_exec.execute.base import Beat, Output, Warned, WorkerDied, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.record import locks
 from otel_exec.record.run_store import JournalLine
@@ -193,6 +193,10 @@ class Runner:
         if isinstance(notice, Beat):
             self.beats[notice.worker_id] = notice.open_spans
             self.beat_ns[notice.worker_id] = notice.at_ns
+        elif isinstance(notice, Warned):
+            step_name = self.plan.steps[self._index[notice.node_id]].name if notice.node_id else ""
+            self.parts.aggregator.warn(notice.code, f"{step_name}: {notice.message}" if step_name else notice.message)
+            self.parts.listener.warned(step_name, notice.message)
         elif isinstance(notice, Output):
             self.parts.listener.output(self.plan.steps[self._index[notice.node_id]].name, notice.text)
         else:

@@ -7,7 +7,7 @@ the first error is logged, all are counted in `warnings` until they are taken ho
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from otel_exec.semconv import ERROR_TYPE, EXEC_ID, EXEC_OUTCOME, SCOPE_NAME
 from otel_exec.spans import sanitise
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from otel_exec.clock import Clock
     from otel_exec.spans.open_spans import OpenSpanTable
     from otel_exec.spans.span_record import AttributeValue, SpanLink
-    from otel_exec.spans.spool import SpoolWriter
 
-__all__ = ["TELEMETRY_FAILED", "Recorder"]
+__all__ = ["TELEMETRY_FAILED", "Recorder", "Spool"]
 
 # Codes of `Recorder.warnings`.
 TELEMETRY_FAILED = "telemetry_failed"
@@ -36,6 +35,32 @@ _NO_ERROR = (None, "success", "skip")
 _NO_LIMITS = SpanLimits()
 
 _log = logging.getLogger("otel_exec.spans")
+
+
+class Spool(Protocol):
+    """Where finished spans go first: a file (`SpoolWriter`), or what hands them on. May be called from any thread; never raises.
+
+    `error` is the first thing that went wrong, `lost` counts the spans that could not be kept.
+    """
+
+    error: Exception | None
+    lost: int
+
+    def write(self, records: Sequence[SpanRecord]) -> None:
+        """Take in finished spans."""
+        ...
+
+    def line_of(self, record: SpanRecord) -> str:
+        """Return a record's line, as `put` takes it."""
+        ...
+
+    def put(self, line: str, at_ns: int) -> None:
+        """Take in one line, of those that come by the thousand; `at_ns` is the present instant."""
+        ...
+
+    def flush(self) -> None:
+        """Have what was put reach whoever follows."""
+        ...
 
 
 class Recorder:
@@ -58,7 +83,7 @@ class Recorder:
     trace_id: str
     clock: Clock
     ids: IdGenerator
-    spool: SpoolWriter | None
+    spool: Spool | None
     open_spans: OpenSpanTable | None
     sampled: bool
     trace_state: str
@@ -71,7 +96,7 @@ class Recorder:
         exec_id: str,
         trace_id: str,
         clock: Clock,
-        spool: SpoolWriter | None = None,
+        spool: Spool | None = None,
         sink: Callable[[Sequence[SpanRecord]], None] | None = None,
         open_spans: OpenSpanTable | None = None,
         sampled: bool = True,
@@ -199,7 +224,7 @@ class Recorder:
         if self.spool is not None:
             self.spool.flush()
 
-    def _count_lost(self, spool: SpoolWriter) -> None:
+    def _count_lost(self, spool: Spool) -> None:
         lost, self._lost = spool.lost - self._lost, spool.lost
         if lost > 0:  # it begins anew in a forked child
             self.warn(SPANS_LOST, spool.error, lost)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import uuid
 from typing import Any, Self
+
+import pytest
 
 from otel_exec.clock import AnchoredClock
 from otel_exec.execute.base import Claimed, Notice, Reported, RunSettings, WorkerDied, WorkerReady
@@ -19,12 +22,21 @@ from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.spool import read_spool
 
 DEADLINE_S = 30.0
-KINDS = ("inline", "threads", "processes")
+KINDS = (
+    "inline",
+    "threads",
+    "processes",
+    pytest.param("ray", marks=pytest.mark.ray),
+)
 
 
 def make_executor(kind: str, workers: int = 2) -> Any:
     if kind == "inline":
         return InlineExecutor()
+    if kind == "ray":
+        from otel_exec.execute.on_ray import RayExecutor
+
+        return RayExecutor(workers)
     return ThreadsExecutor(workers) if kind == "threads" else ProcessesExecutor(workers)
 
 
@@ -57,7 +69,8 @@ class Rig:
         run_folder = os.path.join(self.folder, "run")
         os.makedirs(os.path.join(run_folder, "spans"), exist_ok=True)
         values: dict[str, Any] = {
-            "exec_id": "exec_" + "a" * 32,
+            # On Ray worker processes outlive a run, and tell runs apart by their ids.
+            "exec_id": f"exec_{uuid.uuid4().hex}" if kind == "ray" else "exec_" + "a" * 32,
             "trace_id": "a" * 32,
             "run_span_id": "b" * 16,
             "run_folder": run_folder,
@@ -119,6 +132,8 @@ class Rig:
         return [notice for notice in self.notices if isinstance(notice, kind) and all(getattr(notice, key) == value for key, value in fields.items())]
 
     def ready(self) -> None:
+        if self.kind == "ray":
+            return  # Ray starts worker processes when there is something for them; they introduce themselves then
         self.until(lambda: len(self.said(WorkerReady)) >= self.executor.workers)
 
     def report(self, name: str = "step", attempt: int = 1) -> TaskReport:

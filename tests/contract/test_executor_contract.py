@@ -282,7 +282,7 @@ def test_cpu_and_memory(rig):
     report = rig.report()
     task = span_of(report, "task").attributes
     assert 40_000_000 <= task["exec.cpu.time"] < 5_000_000_000
-    if rig.kind == "processes" and os.path.exists("/proc/self/clear_refs"):
+    if rig.kind in {"processes", "ray"} and os.path.exists("/proc/self/clear_refs"):
         assert 60_000_000 < task["exec.memory.peak_rss"] < 2_000_000_000
     else:
         assert "exec.memory.peak_rss" not in task
@@ -340,6 +340,10 @@ def test_workers_introduce_themselves(rig):
     """Workers have ids from 0; each is started, then ready, and stopped at the end."""
     rig.ready()
     ids = [str(number) for number in range(rig.executor.workers)]
+    if rig.kind == "ray":  # worker processes are Ray's: those that took an attempt introduce themselves
+        rig.submit(steps.nothing)
+        rig.report()
+        ids = ["0"]
     assert sorted(n.worker_id for n in rig.said(WorkerStarted)) == ids
     assert sorted(n.worker_id for n in rig.said(WorkerReady)) == ids
     rig.notices += rig.executor.stop(5)
@@ -408,10 +412,12 @@ def test_kill(rig, tmp_path):
     worker_id = rig.claimed().worker_id
     wait_for(gate + ".begun")
     assert [span.kind for span in rig.executor.open_spans("step", 1)] == ["task"]
-    assert rig.executor.log_tail("step", 1) == "stubborn"
+    rig.until(lambda: rig.executor.log_tail("step", 1) == "stubborn")
     assert rig.executor.log_tail("other", 1) == ""
     rig.executor.kill("step", 1)
-    rig.until(lambda: rig.said(WorkerStopped, worker_id=worker_id) and len(rig.said(WorkerReady)) == rig.executor.workers + 1)
+    rig.until(lambda: rig.said(WorkerStopped, worker_id=worker_id))
+    if rig.kind != "ray":  # there a worker introduces itself with its first attempt
+        rig.until(lambda: len(rig.said(WorkerReady)) == rig.executor.workers + 1)
     for number in range(6):
         rig.submit(steps.nothing, name=f"s{number}")
     for number in range(6):

@@ -122,15 +122,17 @@ def test_bad_variables_are_named(variable, value):
 def test_unknown_executor_lists_the_known_and_the_closest():
     """An unknown executor lists the known ones and the closest."""
     message = str(refused({"executor": "thread"}))
-    assert message == "--executor=thread can't be read: it takes one of processes, threads, inline; did you mean 'threads'?"
+    assert message == "--executor=thread can't be read: it takes one of processes, threads, inline, ray; did you mean 'threads'?"
     assert all(name in message for name in EXECUTORS)
 
 
-def test_ray_is_refused_in_words():
-    """The ray executor is refused as what is not there yet, not as a name that nobody knows."""
-    error = refused({"executor": "Ray"})
-    assert error.setting == "--executor"
-    assert "not part of this version" in str(error)
+def test_the_ray_cluster_is_named_by_flag_or_variable():
+    """--ray-address goes before RAY_ADDRESS; neither means a cluster of the run's own. There 0 workers stand for as many as it has CPUs."""
+    assert resolve({"executor": "Ray"}, {}).executor == "ray"
+    assert resolve({}, {}).ray_address is None
+    assert resolve({}, {"RAY_ADDRESS": " head:6379 "}).ray_address == "head:6379"
+    assert resolve({"ray_address": "auto"}, {"RAY_ADDRESS": "head:6379"}).ray_address == "auto"
+    assert (resolve({"executor": "ray"}, {}).workers, resolve({"executor": "ray", "workers": 2}, {}).workers) == (0, 2)
 
 
 def test_a_pool_has_so_many_slots():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from otel_exec.config import resolve
 from otel_exec.driver import arguments
 from otel_exec.driver.environment import masked_argv, revision
 from otel_exec.driver.executors import make_executor
@@ -87,8 +88,8 @@ def test_the_commit_that_is_checked_out_is_found(tmp_path):
 
 def test_an_unknown_executor_lists_the_known_ones():
     """With the closest."""
-    with pytest.raises(UsageError, match=r"did you mean 'threads'.*inline, processes, threads"):
-        make_executor("thread", 1)
+    with pytest.raises(UsageError, match=r"did you mean 'threads'.*inline, processes, ray, threads"):
+        make_executor(resolve({}, {}), "thread")
 
 
 def test_an_earlier_run_is_told_by_its_info_and_its_events():

@@ -10,7 +10,7 @@ import pytest
 from support.outside import run_script
 
 from otel_exec.execute import packing
-from otel_exec.execute.packing import Packer, StandInMain, open_blobs, unpack
+from otel_exec.execute.packing import BlobStore, Packer, StandInMain, open_blobs, unpack
 
 _SCRIPT = """
 import functools, json, os
@@ -92,7 +92,7 @@ def test_each_user_of_a_cached_function_has_its_own(tmp_path, monkeypatch):
     exec(code, script.__dict__)
     monkeypatch.setitem(sys.modules, "__main__", script)
     monkeypatch.setattr(packing, "_blobs", None)
-    packer = Packer(open_blobs(str(tmp_path)))
+    packer = Packer(open_blobs(BlobStore(str(tmp_path))))
     first, second, itself = packer.value(script.one), packer.value(script.other), packer.value(script.count)
     monkeypatch.setitem(sys.modules, "__main__", StandInMain("exp.py", lambda name: ""))
     one, other, count = unpack(first), unpack(second), unpack(itself)

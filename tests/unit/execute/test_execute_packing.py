@@ -45,7 +45,7 @@ def decorated(config):
 @pytest.fixture
 def packer(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_blobs", None)
-    return Packer(open_blobs(str(tmp_path)))
+    return Packer(open_blobs(BlobStore(str(tmp_path))))
 
 
 def test_what_can_be_imported_travels_by_name(packer, tmp_path):

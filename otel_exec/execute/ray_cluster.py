@@ -1,0 +1,137 @@
+"""The Ray cluster that a run uses: attached to, or started here; and left as it was found.
+
+What comes in: an address, or none. What goes out: a connection, counted: of several runs in this process the last one ends what was started, and nobody ends what the user began.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from otel_exec.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["attach", "cluster_cpus", "detach", "node_alive", "node_lines"]
+
+_lock = threading.Lock()
+_users = 0
+_ours = False
+
+
+def attach(address: str | None, workers: int | None, resources: Mapping[str, float]) -> bool:
+    """Connect this process to a cluster, unless it is; returns whether a local one was started for it.
+
+    Args:
+        address: of a running cluster, `auto`, or `None`: start a local one.
+        workers: CPUs of a local one; `None`: those of the machine.
+        resources: custom resources of a local one.
+
+    Raises:
+        UsageError: there is no cluster at that address, or none can be started.
+    """
+    global _users, _ours
+    with _lock:
+        if ray.is_initialized():
+            _users += 1
+            return False
+        with _quiet():
+            try:
+                if address is not None:
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                else:
+                    _start_here(workers, resources)
+            except Exception as error:  # Ray raises plain ones, too
+                ray.shutdown()
+                what = f"no Ray cluster can be reached at {address}" if address is not None else "no local Ray cluster can be started"
+                hint = "; give the address of its head node (--ray-address HOST:PORT), or leave it out to start one here" if address is not None else ""
+                raise UsageError(f"{what}: {_first_line(error)}{hint}") from error
+        _users += 1
+        _ours = True
+        return address is None
+
+
+def _start_here(workers: int | None, resources: Mapping[str, float]) -> None:
+    """Start a local cluster; a second time where the machine was too busy for Ray's own patience of 30 s."""
+    for last in (False, True):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                resources=dict(resources) or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            if last or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
+
+
+def detach() -> None:
+    """The run is over: disconnect, and end what was started here, unless another run of this process still uses it, or the user connected by himself."""
+    global _users, _ours
+    with _lock:
+        _users -= 1
+        if _users > 0 or not _ours:
+            return
+        _ours = False
+        with _quiet(), contextlib.suppress(Exception):
+            ray.shutdown()
+
+
+def cluster_cpus() -> float:
+    """Return the CPUs of all nodes, 1 at least."""
+    return max(1.0, float(ray.cluster_resources().get("CPU", 1)))
+
+
+def node_alive(node_id: str) -> bool:
+    """Whether a node is in the cluster, as far as its head knows."""
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
+def node_lines(wanted: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Return which of the resources no node has enough of, and what the nodes have, both as text."""
+    nodes: list[dict[str, Any]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    short = []
+    for name, amount in wanted.items():
+        best = max((float(resources.get(name, 0)) for resources in nodes), default=0.0)
+        if best < amount:
+            short.append(f"{amount:g} of {name} (the most that a node has is {best:g})")
+    if not short and nodes and not any(all(resources.get(name, 0) >= amount for name, amount in wanted.items()) for resources in nodes):
+        short.append(f"{', '.join(f'{amount:g} of {name}' for name, amount in wanted.items())} together on one node")
+    has = [", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()) if ":" not in name and name not in _BORING) for resources in nodes]
+    return short, has
+
+
+_BORING = frozenset({"object_store_memory"})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray from talking on the terminal and to its makers, for the block."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    variable = "RAY_USAGE_STATS_ENABLED"
+    given = os.environ.get(variable)
+    os.environ.setdefault(variable, "0")
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if given is None:
+            os.environ.pop(variable, None)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

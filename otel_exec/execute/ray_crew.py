@@ -1,0 +1,193 @@
+"""The Ray workers of a run, as the driver knows them: who they are, what each last told, what each runs.
+
+What comes in: what the home actor hands on, and what came with results. What goes out: notices; the finished spans of each worker, appended to its file in the spool.
+Knows nothing of Ray. What comes twice counts once; a worker's tellings may come in any order.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
+from otel_exec.execute.ray_wire import Begun, Facts, Telling, decode
+from otel_exec.spans.spool import SPOOL_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from otel_exec.clock import Clock
+    from otel_exec.execute.base import Notice, OpenSpan, RunSettings
+
+__all__ = ["Crew", "Member"]
+
+# Clocks that disagree by less are told apart by nobody (measured: round trips of an actor take about a millisecond).
+_SKEW_NS = 10_000_000
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A worker. `seen`: the numbers of its tellings that came ahead of `upto`, before which all have come."""
+
+    number: int
+    uid: str = ""
+    pid: int = 0
+    host: str = ""
+    node: str = ""
+    upto: int = 0
+    seen: set[int] = field(default_factory=set)
+    begun: Begun | None = None
+    open_spans: tuple[OpenSpan, ...] = ()
+    tail: str = ""
+    fd: int = -1
+    gone: bool = False
+
+
+class Crew:
+    """See the module. Used by the runner's thread alone."""
+
+    def __init__(self, settings: RunSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._folder = os.path.join(settings.run_folder, "spans")
+        self._members: dict[int, Member] = {}
+        self._claims: dict[tuple[str, int], Member] = {}
+        self._skewed: set[str] = set()
+        self.error: OSError | None = None
+
+    def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes]], notices: list[Notice]) -> None:
+        """Take in what the home actor handed on."""
+        facts, tellings = taken
+        for each in facts:
+            self._introduced(each, notices)
+        for data in tellings:
+            telling = decode(data, type=Telling)
+            member = self._members.setdefault(telling.number, Member(telling.number))
+            if telling.sequence < member.upto or telling.sequence in member.seen:
+                continue
+            member.seen.add(telling.sequence)
+            while member.upto in member.seen:
+                member.seen.discard(member.upto)
+                member.upto += 1
+            self.told(telling, notices)
+
+    def _introduced(self, facts: Facts, notices: list[Notice]) -> None:
+        member = self._members.setdefault(facts.number, Member(facts.number))
+        if member.uid:
+            return
+        member.uid, member.pid, member.host, member.node = facts.uid, facts.pid, facts.host, facts.node
+        worker_id = str(facts.number)
+        notices.append(WorkerStarted(worker_id, facts.started_ns, facts.pid, facts.host, facts.node))
+        notices.append(WorkerReady(worker_id, facts.ready_ns))
+        place = f"{facts.host} (node {facts.node[:8]})"
+        if abs(facts.skew_ns) > max(_SKEW_NS, 2 * facts.error_ns) and facts.node not in self._skewed:
+            self._skewed.add(facts.node)
+            ahead = "ahead of" if facts.skew_ns > 0 else "behind"
+            notices.append(
+                Warned(
+                    "clock_skew",
+                    f"the clock of {place} is {abs(facts.skew_ns) / 1e9:.3f} s {ahead} the driver's (to within {facts.error_ns / 1e6:.1f} ms): "
+                    "its spans are shifted by that, durations are as they were measured",
+                )
+            )
+        if not facts.sees_folder:
+            notices.append(
+                Warned("folder_not_seen", f"{place} does not see {self._settings.run_folder}: the prefix must lie where all nodes and the driver can write")
+            )
+
+    def told(self, telling: Telling, notices: list[Notice]) -> None:
+        """Take in one telling that has not come before."""
+        member = self._members.setdefault(telling.number, Member(telling.number))
+        self._append(member, telling.lines)
+        worker_id = str(telling.number)
+        notices.extend(Output(worker_id, node_id, text) for node_id, text in telling.output)
+        begun = telling.begun
+        if begun is None:
+            return
+        if member.begun is None or begun.at_ns >= member.begun.at_ns:
+            member.begun, member.open_spans, member.tail = begun, tuple(telling.open_spans), telling.tail
+        key = (begun.node_id, begun.attempt)
+        if not begun.item and key not in self._claims:
+            self._claims[key] = member
+            notices.append(Claimed(begun.node_id, begun.attempt, worker_id, begun.at_ns))
+        notices.append(Beat(worker_id, telling.at_ns, tuple(telling.open_spans)))
+
+    def knows(self, number: int, tellings: int) -> bool:
+        """Whether a worker has introduced itself, and so many of its tellings have come."""
+        member = self._members.get(number)
+        return member is not None and bool(member.uid) and member.upto >= tellings
+
+    def who(self, key: tuple[str, int]) -> Member | None:
+        """Return who runs an attempt, as far as was told."""
+        return self._claims.get(key)
+
+    def open_spans(self, key: tuple[str, int], span_id: str) -> Sequence[OpenSpan]:
+        """Return what was open in an attempt when last told, its task span first."""
+        member = self._claims.get(key)
+        if member is None or member.begun is None or member.begun.span_id != span_id:
+            return ()
+        found = [entry for entry in member.open_spans if entry.node_id == key[0]]
+        return sorted(found, key=lambda entry: (entry.span_id != span_id, entry.start_ns))
+
+    def tail(self, key: tuple[str, int]) -> str:
+        """Return the last lines that an attempt had printed when last told."""
+        member = self._claims.get(key)
+        return member.tail if member is not None else ""
+
+    def numbers(self) -> dict[str, int]:
+        """Return which worker process has which number."""
+        return {member.uid: member.number for member in self._members.values() if member.uid}
+
+    # --- ends -------------------------------------------------------------------------------------------------------------------------------------
+
+    def ended(self, key: tuple[str, int]) -> None:
+        """An attempt has been reported."""
+        member = self._claims.pop(key, None)
+        if member is not None:
+            member.begun, member.open_spans, member.tail = None, (), ""
+
+    def died(self, key: tuple[str, int], span_id: str, at_ns: int, error_type: str, reason: str) -> WorkerDied:
+        """The worker that ran an attempt is gone, and the attempt with it."""
+        opened = tuple(self.open_spans(key, span_id))
+        tail = self.tail(key)
+        member = self._claims.pop(key)
+        self._leave(member)
+        return WorkerDied(str(member.number), at_ns, (key,), f"{reason} (pid {member.pid} on {member.host})", error_type, opened, tail)
+
+    def buried(self, key: tuple[str, int]) -> str | None:
+        """The worker that ran an attempt was ended for it; returns its `worker_id`, `None` where nobody had begun."""
+        member = self._claims.pop(key, None)
+        if member is None or member.gone:
+            return None
+        self._leave(member)
+        return str(member.number)
+
+    def close(self) -> list[str]:
+        """Close the files; returns the ids of the workers that were there to the end."""
+        left = [str(member.number) for member in self._members.values() if member.uid and not member.gone]
+        for member in self._members.values():
+            self._leave(member)
+        return left
+
+    def _leave(self, member: Member) -> None:
+        member.gone = True
+        fd, member.fd = member.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # --- the spool --------------------------------------------------------------------------------------------------------------------------------
+
+    def _append(self, member: Member, lines: bytes) -> None:
+        """Append lines to the worker's file, with one system call."""
+        if not lines:
+            return
+        try:
+            if member.fd < 0:
+                path = os.path.join(self._folder, f"worker-{member.number}{SPOOL_SUFFIX}")
+                member.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            written = 0
+            while written < len(lines):
+                written += os.write(member.fd, memoryview(lines)[written:])
+        except OSError as error:
+            self.error = self.error or error

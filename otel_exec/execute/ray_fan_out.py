@@ -1,0 +1,204 @@
+"""Fan-outs on Ray: each item is a Ray task on any node, submitted by the worker whose code called `map_tasks`.
+
+What comes in: a fan-out, from its owner's thread. What goes out: its results. A bounded number is in flight; the owner waits inside Ray, which gives its CPU to others
+meanwhile, so that a full cluster can't deadlock. Finished spans of items come back with their results and go home with the owner's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import ray
+
+from otel_exec import semconv
+from otel_exec.execute.process_fan_out import unpacked
+from otel_exec.execute.ray_failure import lost_to
+from otel_exec.execute.ray_wire import ItemDone, ItemSent, encode
+
+if TYPE_CHECKING:
+    from otel_exec.execute.fan_out import FanOut
+    from otel_exec.execute.items import ItemEnvelope, ItemReport
+    from otel_exec.execute.ray_wire import Begun
+    from otel_exec.execute.ray_worker import RayWorker
+
+__all__ = ["RayHands"]
+
+# In flight, a CPU of the cluster: enough that none waits for the owner (measured: bench/ray.py).
+_PER_CPU = 4
+_AT_LEAST = 16
+# How often the owner looks whether an item's time has run out.
+_LOOK_S = 0.1
+# Tries beyond those that were asked for, after deaths that may not be the item's fault; as of steps (requirement C).
+_BLAMELESS_TRIES = 2
+
+_done_decoder = msgspec.msgpack.Decoder(ItemDone)
+
+
+class RayHands:
+    """The hands of one fan-out."""
+
+    owner_helps = False
+
+    def __init__(self, worker: RayWorker) -> None:
+        self._worker = worker
+        self._fn = b""
+        self._task = _item_task()
+        self._flying: dict[Any, ItemEnvelope] = {}
+        self._begun: dict[str, tuple[int, Begun]] = {}
+        self._overdue: set[str] = set()
+        self._stopping = False
+
+    def opened(self, fan_out: FanOut) -> None:
+        """Submit the first items."""
+        try:
+            self._fn = self._worker.packer.passing(fan_out.fn)
+        except Exception as error:
+            name = getattr(fan_out.fn, "__qualname__", type(fan_out.fn).__qualname__)
+            raise TypeError(f"map_tasks: {name} can't be sent to other workers: {error}; make what it refers to inside it") from error
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        fan_out.hands_limit = min(fan_out.hands_limit, max(_AT_LEAST, _PER_CPU * cpus))
+        self.more(fan_out)
+
+    def more(self, fan_out: FanOut) -> None:
+        """Submit as many as may be in flight; end what ran out of time."""
+        if fan_out.timeout_s is not None and self._flying:
+            self._end_overdue(fan_out)
+        while (envelope := fan_out.take(owner=False)) is not None:
+            self._submit(fan_out, envelope)
+
+    def _submit(self, fan_out: FanOut, envelope: ItemEnvelope) -> None:
+        try:
+            item = self._worker.packer.value(fan_out.items[envelope.index])
+        except Exception as error:
+            self._fail(fan_out, envelope, "not_sendable", f"it can't be sent to another worker: {error}", final=True)
+            return
+        body = encode(ItemSent(self._worker.exec_id, msgspec.structs.replace(envelope, fn=self._fn, item=item)))
+        try:
+            ref = self._task.remote(body)
+        except ray.exceptions.RayError as error:
+            loss = lost_to(error)
+            self._fail(fan_out, envelope, loss.error_type, loss.reason, final=True)
+            return
+        self._flying[ref] = envelope
+
+    def _fail(self, fan_out: FanOut, envelope: ItemEnvelope, error_type: str, message: str, *, final: bool, blameless: bool = False) -> None:
+        now_ns = fan_out.door.context.clock.now_ns()
+        number, begun = self._begun.pop(envelope.span_id, (None, None))
+        worker_id = fan_out.door.context.worker_id if number is None else str(number)
+        fan_out.lose(
+            envelope.index,
+            worker_id,
+            error_type,
+            message,
+            now_ns if begun is None else begun.at_ns,
+            now_ns,
+            final=final,
+            spare=_BLAMELESS_TRIES if blameless else 0,
+        )
+
+    def reclaim(self, fan_out: FanOut) -> None:
+        """Nothing to do: the owner runs none."""
+
+    def cancel(self, fan_out: FanOut, *, interrupt: bool) -> None:
+        """Take back what no worker has begun; `interrupt`: have the others interrupted."""
+        self._stopping = True
+        for ref, envelope in self._flying.items():
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(ref)  # ends what waits; what runs goes on (see `ray_worker`: it is asked in another way)
+            if interrupt:
+                self._worker.presence.home.end.remote(envelope.span_id, "interrupt")
+        del fan_out
+
+    def closed(self, fan_out: FanOut) -> None:
+        """End what still runs: the owner does not wait for it."""
+        del fan_out
+        for ref, envelope in self._flying.items():
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(ref)
+            self._worker.presence.home.end.remote(envelope.span_id, "kill")
+        self._flying.clear()
+
+    def wait_s(self, fan_out: FanOut) -> float | None:
+        """Look at timeouts ten times a second, if there are any."""
+        return _LOOK_S if fan_out.timeout_s is not None else None
+
+    def wait(self, fan_out: FanOut, timeout_s: float | None) -> None:
+        """Wait inside Ray, which lends the step's CPU to others meanwhile; then take in what has come back."""
+        if not self._flying:
+            fan_out.changed.wait(timeout_s)
+            return
+        fan_out.changed.release()
+        try:
+            flying = list(self._flying)
+            ready, rest = ray.wait(flying, num_returns=1, timeout=timeout_s)
+            if ready and rest:
+                also, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
+                ready += also
+            for ref in ready:
+                self._take_in(fan_out, ref)
+        finally:
+            fan_out.changed.acquire()
+
+    def _take_in(self, fan_out: FanOut, ref: Any) -> None:
+        envelope = self._flying.pop(ref)
+        try:
+            done = _done_decoder.decode(ray.get(ref))
+        except ray.exceptions.RayError as error:
+            if envelope.span_id in self._overdue:
+                self._overdue.discard(envelope.span_id)
+                self._fail(fan_out, envelope, semconv.ERROR_TIMEOUT, f"its timeout of {envelope.timeout_s:g} s passed", final=False)
+                return
+            if isinstance(error, ray.exceptions.TaskCancelledError):
+                fan_out.give_back([envelope.index])
+                return
+            loss = lost_to(error)
+            self._look_up([envelope])
+            self._fail(fan_out, envelope, loss.error_type, loss.reason, final=not loss.blameless, blameless=loss.blameless)
+            return
+        self._begun.pop(envelope.span_id, None)
+        self._worker.presence.outbox.add(done.lines)
+        report = done.report
+
+        def arrival() -> tuple[ItemReport, Any, BaseException | None]:
+            return unpacked(report)
+
+        fan_out.arrived(report.index, report.attempt, arrival)
+
+    # --- items that take too long, or whose worker is gone -----------------------------------------------------------------------------------------
+
+    def _look_up(self, envelopes: list[ItemEnvelope]) -> None:
+        """Ask the home actor who runs what."""
+        unknown = [envelope.span_id for envelope in envelopes if envelope.span_id not in self._begun]
+        if not unknown:
+            return
+        with contextlib.suppress(ray.exceptions.RayError):
+            for found in ray.get(self._worker.presence.home.who_runs.remote(unknown), timeout=5):
+                if found is not None:
+                    self._begun[found[1].span_id] = found
+
+    def _end_overdue(self, fan_out: FanOut) -> None:
+        self._look_up(list(self._flying.values()))
+        now_ns = fan_out.door.context.clock.now_ns()
+        for ref, envelope in self._flying.items():
+            begun = self._begun.get(envelope.span_id)
+            if begun is None or envelope.timeout_s is None or envelope.span_id in self._overdue:
+                continue
+            if now_ns - begun[1].at_ns > envelope.timeout_s * 1e9:
+                self._overdue.add(envelope.span_id)
+                self._worker.presence.home.end.remote(envelope.span_id, "kill")
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.cancel(ref, force=True)
+
+
+def _item_task() -> Any:
+    global _task
+    if _task is None:
+        from otel_exec.execute.ray_worker import run_item_task
+
+        _task = ray.remote(run_item_task).options(max_retries=0, name="otel_exec item")
+    return _task
+
+
+_task: Any = None

@@ -1,0 +1,242 @@
+"""A run's presence in a Ray worker process: who it is there, its clock, its recorder, and its line home.
+
+What comes in: a run's id. What goes out: finished spans and signs of life to the home actor, about each second while something runs; commands to whoever runs it.
+It changes nothing of the process by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import ray
+
+from otel_exec.clock import AnchoredClock
+from otel_exec.execute.clock_offset import Offset, RoundTrip, estimate
+from otel_exec.execute.ray_outbox import Outbox
+from otel_exec.execute.ray_wire import NAMESPACE, Begun, Facts, Setup, Telling, decode, encode, home_name
+from otel_exec.record.process_id import boot_id
+from otel_exec.spans.open_spans import OpenSpanTable
+from otel_exec.spans.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from otel_exec.execute.base import RunSettings
+
+__all__ = ["Presence"]
+
+# What runs this long is told of; then each second.
+_SOON_S = 0.05
+_BEAT_S = 1.0
+_ROUND_TRIPS = 4
+
+
+class Presence:
+    """A run in this process.
+
+    `number` is the process's `worker_id`. `look` is called by the second thread before it tells something: it returns the last lines printed and brings logs up to date.
+    `obey` takes a command, (span id, `interrupt` or `kill`), in a thread of Ray's.
+
+    Args:
+        exec_id: the run's.
+        first_ns: the wall clock when this process first heard of the run.
+    """
+
+    def __init__(self, exec_id: str, first_ns: int) -> None:
+        self.exec_id = exec_id
+        self.home: Any = ray.get_actor(home_name(exec_id), namespace=NAMESPACE)
+        context = ray.get_runtime_context()
+        self.uid = context.get_worker_id()
+        number, raw = ray.get(self.home.introduce.remote(self.uid))
+        self.setup: Setup = decode(raw, type=Setup)
+        self.settings: RunSettings = pickle.loads(self.setup.settings)  # noqa: S301  from our own driver
+        self.number = number
+        self.worker_id = str(number)
+        skew = Offset(0, 0)
+        if boot_id() == self.setup.boot_id:
+            self.clock = AnchoredClock(self.settings.clock_offset_ns)
+        else:
+            own = AnchoredClock()
+            skew = self._skew(own)
+            self.clock = AnchoredClock(own.offset_ns + skew.offset_ns)
+        folder = os.path.join(self.settings.run_folder, "spans")
+        resource = {**dict(self.settings.resource), "host.name": socket.gethostname(), "process.pid": os.getpid()}
+        self.outbox = Outbox(folder, f"worker-{number}", resource)
+        self.scratch = tempfile.mkdtemp(prefix="otel-exec-ray-")
+        self.table = OpenSpanTable(self.scratch, "open")
+        self.recorder = Recorder(
+            exec_id=exec_id,
+            trace_id=self.settings.trace_id,
+            clock=self.clock,
+            spool=self.outbox,
+            open_spans=self.table,
+            sampled=self.settings.sampled,
+            trace_state=self.settings.trace_state,
+            limits=self.settings.limits,
+        )
+        self.look: Callable[[], str] = str
+        self.obey: Callable[[str, str], None] = _ignore
+        self.output: list[tuple[str, str]] = []
+        self.tellings = 0
+        self._begun: Begun | None = None
+        self._begun_told = ""
+        self._told_s = 0.0
+        self._undelivered: list[bytes] = []
+        self._lock = threading.Lock()
+        self._awake = threading.Event()
+        self._sleeping = False
+        self._listening = False
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._first_ns, self._skew_ns, self._error_ns = first_ns + skew.offset_ns, -skew.offset_ns, skew.error_ns
+
+    def ready(self) -> None:
+        """Say that this process takes attempts."""
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.scratch)  # what lies in it is open: nothing is left behind, however this process ends
+        started_ns = self._first_ns
+        with contextlib.suppress(psutil.Error):
+            born_ns = int(psutil.Process().create_time() * 1e9) - self._skew_ns
+            asked_ns = self.setup.started_ns
+            if born_ns >= asked_ns:  # it was started for this run
+                started_ns = min(started_ns, born_ns)
+        facts = Facts(
+            self.number,
+            self.uid,
+            os.getpid(),
+            socket.gethostname(),
+            ray.get_runtime_context().get_node_id(),
+            started_ns,
+            self.clock.now_ns(),
+            self._skew_ns,
+            self._error_ns,
+            os.path.isdir(self.settings.run_folder),
+        )
+        self.home.ready.remote(facts)
+
+    def close(self) -> None:
+        """The process works for another run from now on."""
+        self._closed = True
+        self._awake.set()
+        self.table.remove()
+
+    def _skew(self, own: AnchoredClock) -> Offset:
+        trips = []
+        for _ in range(_ROUND_TRIPS):
+            sent_ns = own.now_ns()
+            answered_ns = ray.get(self.home.now_ns.remote())
+            trips.append(RoundTrip(sent_ns, answered_ns, own.now_ns()))
+        return estimate(trips)
+
+    # --- the thread that runs the attempt ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, begun: Begun) -> None:
+        """An attempt runs."""
+        self._begun = begun
+        if self._sleeping:
+            self._awake.set()
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._tell_on, name="otel-exec-home", daemon=True)
+            self._thread.start()
+
+    def end(self) -> tuple[int, Telling]:
+        """The attempt has ended; returns how many tellings go before what is returned beside it: all that was not told."""
+        with self._lock:
+            self._begun = None
+            return self.tellings, self._telling("")
+
+    def flush(self) -> None:
+        """Tell what has finished, and wait until it has arrived at the home actor: before something returns that nobody waits for."""
+        with self._lock:
+            sent = self._send(self._telling(""))
+        with contextlib.suppress(Exception):
+            ray.get(sent, timeout=10)
+
+    # --- the second thread ------------------------------------------------------------------------------------------------------------------------
+
+    def _tell_on(self) -> None:
+        while not self._closed:
+            begun = self._begun
+            if begun is None:
+                self._sleeping = True
+                if self._begun is None:
+                    self._awake.wait(_BEAT_S)
+                self._awake.clear()
+                self._sleeping = False
+                continue
+            time.sleep(_SOON_S)
+            if self._begun is begun:
+                self._tell_of(begun)
+
+    def _tell_of(self, begun: Begun) -> None:
+        new = begun.span_id != self._begun_told
+        ran_s = (self.clock.now_ns() - begun.at_ns) / 1e9
+        if not (new and ran_s >= _SOON_S) and time.monotonic() - self._told_s < _BEAT_S:
+            return
+        if not self._listening:
+            self._listen()
+        tail = self.look()
+        with self._lock:
+            if self._begun is not begun:
+                return  # its result takes along what there is
+            self._begun_told = begun.span_id
+            self._told_s = time.monotonic()
+            self._send(self._telling(tail, begun))
+
+    def _telling(self, tail: str, begun: Begun | None = None) -> Telling:
+        """Return what there is to tell; called with the lock."""
+        output, self.output = self.output, []
+        return Telling(
+            self.uid,
+            self.number,
+            self.tellings,
+            self.clock.now_ns(),
+            self.outbox.take(),
+            begun,
+            self.table.entries() if begun is not None else [],
+            tail,
+            output,
+        )
+
+    def _send(self, telling: Telling) -> Any:
+        """Send a telling, and those that could not be delivered before; called with the lock."""
+        self.tellings += 1
+        again, self._undelivered = self._undelivered, []
+        for data in again:
+            self._send_bytes(data, None)
+        return self._send_bytes(encode(telling), telling.begun)
+
+    def _send_bytes(self, data: bytes, begun: Begun | None) -> Any:
+        ref: Any = self.home.tell.remote(self.uid, data, begun)
+
+        def arrived(future: Future[None]) -> None:
+            if future.exception() is not None:  # the home actor was not there: it will be
+                self._undelivered.append(data)
+
+        ref.future().add_done_callback(arrived)
+        return ref
+
+    def _listen(self) -> None:
+        """Wait for a command, in a thread of Ray's."""
+        self._listening = True
+
+        def heard(future: Future[tuple[str, str]]) -> None:
+            self._listening = False  # the second thread listens again: nothing may be asked of Ray in here
+            if not self._closed and future.exception() is None:
+                self.obey(*future.result())
+
+        self.home.listen.remote(self.uid).future().add_done_callback(heard)
+
+
+def _ignore(_span_id: str, _how: str) -> None:
+    """There is nobody to obey."""

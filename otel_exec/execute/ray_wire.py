@@ -1,0 +1,114 @@
+"""What crosses between the driver, the home actor and Ray workers: messages, encoded as msgpack.
+
+What comes in: envelopes, reports, spans that are lines already. What goes out: bytes, and the same read back. Imports no Ray.
+
+A worker that attempts something longer than a moment tells the run's home actor what finished, what is open and what it runs, about each second; what comes to its end
+brings the rest along with its result. Each telling is numbered by its worker, so what comes twice counts once, and a result says how many tellings go before it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from otel_exec.execute.envelope import TaskEnvelope, TaskReport
+from otel_exec.execute.items import ItemEnvelope, ItemReport
+from otel_exec.spans.open_spans import OpenEntry
+
+__all__ = ["NAMESPACE", "Begun", "Facts", "ItemDone", "ItemSent", "Setup", "StepDone", "StepSent", "Telling", "decode", "encode", "home_name"]
+
+# Where the home actors of runs are found by name.
+NAMESPACE = "otel_exec"
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.decode
+
+
+def home_name(exec_id: str) -> str:
+    """Return the name of a run's home actor."""
+    return f"home_{exec_id}"
+
+
+class Setup(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker process is told of a run, once. `settings`: the `RunSettings`, pickled. `boot_id` is the driver's kernel's: under it the monotonic clock is the driver's, too.
+
+    `started_ns`: when the run's executor was started.
+    """
+
+    settings: bytes
+    boot_id: str
+    started_ns: int
+    cwd: str
+    sys_path: list[str]
+    argv: list[str]
+
+
+class Facts(msgspec.Struct, frozen=True, array_like=True):
+    """Who a worker process is. `number`: its `worker_id` in the run. `skew_ns`: by how much its host's wall clock is ahead of the driver's, as far as `error_ns` tells.
+
+    `sees_folder`: whether it sees the run's folder, as it must to write the files of steps.
+    """
+
+    number: int
+    uid: str
+    pid: int
+    host: str
+    node: str
+    started_ns: int
+    ready_ns: int
+    skew_ns: int = 0
+    error_ns: int = 0
+    sees_folder: bool = True
+
+
+class Begun(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that runs: at a step, or (`item`) at an item of a fan-out. `span_id` is its task span."""
+
+    span_id: str
+    node_id: str
+    attempt: int
+    at_ns: int
+    item: bool = False
+
+
+class Telling(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker tells while it runs something. `lines`: finished spans, as OTLP/JSON. `tail`: the last lines that the attempt printed."""
+
+    uid: str
+    number: int
+    sequence: int
+    at_ns: int
+    lines: bytes = b""
+    begun: Begun | None = None
+    open_spans: list[OpenEntry] = []
+    tail: str = ""
+    output: list[tuple[str, str]] = []
+
+
+class StepSent(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt at a step, for a Ray worker."""
+
+    exec_id: str
+    envelope: TaskEnvelope
+    call: bytes
+
+
+class StepDone(msgspec.Struct, frozen=True, array_like=True):
+    """What came of it. `tellings`: how many of this worker's tellings go before it; `rest`: what was not told yet."""
+
+    tellings: int
+    rest: Telling
+    report: TaskReport
+
+
+class ItemSent(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt at an item of a fan-out, from the Ray worker that owns it to another."""
+
+    exec_id: str
+    envelope: ItemEnvelope
+
+
+class ItemDone(msgspec.Struct, frozen=True, array_like=True):
+    """What came of it, with its finished spans as lines: they go home with the owner's."""
+
+    report: ItemReport
+    lines: bytes

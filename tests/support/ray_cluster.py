@@ -1,0 +1,36 @@
+"""One local Ray cluster for all tests of a session, ended with it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+CPUS = 3
+
+
+def needs_ray():
+    """Skip where Ray is not installed, unless it is required."""
+    try:
+        import ray
+    except ImportError:
+        if "ray" in os.environ.get("OTEL_EXEC_REQUIRE", "").split(","):
+            pytest.fail("Ray is required (OTEL_EXEC_REQUIRE) and not installed")
+        pytest.skip("Ray is not installed: pip install 'otel-exec[ray]'")
+    return ray
+
+
+def start(**options):
+    """Start a quiet local cluster and connect to it."""
+    import logging
+
+    ray = needs_ray()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    values = {"num_cpus": CPUS, "include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR, **options}
+    if os.environ.get("RAY_ADDRESS"):  # a developer's own, that stays up between sessions
+        values = {key: value for key, value in values.items() if key in {"log_to_driver", "logging_level"}}
+        ray.init(**values)
+    else:
+        ray.init(address="local", **values)
+    return ray
