@@ -273,8 +273,8 @@ class MetricsCollector:
         group = self._of_worker(worker)
         return WorkerMetrics(
             worker_id=worker.worker_id,
-            initialization_ms=_ms(between_ns(from_iso(worker.started_at), from_iso(worker.ready_at))),
-            uptime_ms=_ms(between_ns(from_iso(worker.started_at), self._stopped_ns(worker))) or 0,
+            initialization_ms=_ms(_ready_in_ns(worker)),
+            uptime_ms=_ms(self._up_ns(worker)) or 0,
             tasks_completed=group.completed,
             tasks_failed=group.failed,
             total_task_duration_ms=self._tally.worker_total_ns(worker.worker_id) // _NS_PER_MS,
@@ -296,15 +296,17 @@ class MetricsCollector:
             p99_duration_ms=_percentile(ran, 99) // _NS_PER_MS,
         )
 
-    def _stopped_ns(self, worker: WorkerRecord) -> int:
-        """Return when a worker stopped: the run's end at the latest, and now while the run goes on."""
-        stopped = from_iso(worker.stopped_at)
-        if stopped is not None:
-            return stopped
-        began = _began_ns(self._record)
-        if began is not None and self._record.duration_ns is not None:
-            return began + self._record.duration_ns
-        return self._now_ns
+    def _up_ns(self, worker: WorkerRecord) -> int | None:
+        """Return how long a worker was there: until it stopped, the run's end at the latest, and until now while the run goes on."""
+        if worker.start_ns is not None and worker.end_ns is not None:
+            return between_ns(worker.start_ns, worker.end_ns)
+        started, stopped, began = from_iso(worker.started_at), from_iso(worker.stopped_at), _began_ns(self._record)
+        if began is not None and worker.start_ns is not None:
+            started = began + worker.start_ns
+        if stopped is None:
+            over = began is not None and self._record.duration_ns is not None
+            stopped = (began or 0) + (self._record.duration_ns or 0) if over else self._now_ns
+        return between_ns(started, stopped)
 
     def _total_ms(self) -> int | None:
         if self._record.duration_ns is not None:
@@ -333,6 +335,13 @@ def task_metrics(step: StepRecord) -> TaskMetrics:
         verification_duration_ms=None if verification is None or verification < 0 else _ms(verification),
         total_duration_ms=_ms(between_ns(step.attempts[0].created_ns, last.settled_ns)),
     )
+
+
+def _ready_in_ns(worker: WorkerRecord) -> int | None:
+    """Return how long a worker took to be ready; of a record without nanoseconds, to the microsecond."""
+    if worker.start_ns is not None and worker.ready_ns is not None:
+        return between_ns(worker.start_ns, worker.ready_ns)
+    return between_ns(from_iso(worker.started_at), from_iso(worker.ready_at))
 
 
 def _ms(duration_ns: int | None) -> int | None:

@@ -148,16 +148,16 @@ class Aggregator:
     def _worker_transition(self, line: JournalLine) -> None:
         worker = self._worker(line.worker or "")
         if line.cause == "started":
-            worker.started_at = to_iso(line.at)
+            worker.started_at, worker.start_ns = to_iso(line.at), line.at - self.start_ns
             data = line.data or {}
             pid, host, node = data.get("pid"), data.get("host"), data.get("node")
             worker.pid = pid if isinstance(pid, int) else None
             worker.host = str(host) if host else None
             worker.node = str(node) if node else None
         elif line.cause == "ready":
-            worker.ready_at = to_iso(line.at)
+            worker.ready_at, worker.ready_ns = to_iso(line.at), line.at - self.start_ns
         elif line.cause in {"stopped", "died"}:
-            worker.stopped_at = to_iso(line.at)
+            worker.stopped_at, worker.end_ns = to_iso(line.at), line.at - self.start_ns
             if line.cause == "died":
                 worker.died = str((line.data or {}).get("reason", "died"))
 

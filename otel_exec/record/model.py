@@ -186,7 +186,10 @@ class LevelRecord(msgspec.Struct, gc=False):
 
 
 class WorkerRecord(msgspec.Struct, gc=False):
-    """A worker: where it was and its WorkerMetrics. `busy_ns` is the union of its task and item spans."""
+    """A worker: where it was and its WorkerMetrics. `busy_ns` is the union of its task and item spans.
+
+    `start_ns`, `ready_ns` and `end_ns` are `started_at`, `ready_at` and `stopped_at` to the nanosecond. Percentiles, as the average, are over the `sample_count` steps that it completed.
+    """
 
     worker_id: str
     pid: int | None = None
@@ -208,6 +211,9 @@ class WorkerRecord(msgspec.Struct, gc=False):
     p95_duration_ms: int = 0
     p99_duration_ms: int = 0
     sample_count: int = 0
+    start_ns: int | None = None
+    ready_ns: int | None = None
+    end_ns: int | None = None
 
 
 class TemplateRecord(msgspec.Struct, gc=False):
