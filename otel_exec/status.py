@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from otel_exec.clock import from_iso
+from otel_exec.clock import from_iso, to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, storage
 from otel_exec.record.find import STATUS_JSON, find_run
 from otel_exec.record.journal import JOURNAL
-from otel_exec.record.model import OpenRecord, RunRecord, StatusRecord, StepRecord, TaskStatus
+from otel_exec.record.model import SCHEMA_VERSION, OpenRecord, Progress, RunRecord, StatusRecord, StepRecord, TaskStatus
 from otel_exec.record.record_file import read_record
 from otel_exec.record.status_file import read_status
 from otel_exec.report.steps import outcome_word
@@ -93,17 +93,24 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
         return _going_on(place, known, now_ns, tasks=tasks)
     if known is not None and not tasks:
         return known
+    if known is None and _starting(place, now_ns):
+        return StatusRecord(SCHEMA_VERSION, os.path.basename(place.folder), "running", to_iso(now_ns) or "", Progress())
     # Of a run that ended the record is whole; one without a status that can be read is made anew.
-    record = _record(place, alive=known is None and _young(place))
+    record = _record(place, alive=_may_live(place, now_ns))
     status = _of_record(record, place, known, now_ns)
     if tasks:
         status.tasks = _task_rows(record, now_ns)
     return status
 
 
-def _young(place: RunPlace) -> bool:
-    """Whether the run's driver may be about to write its first status: nobody has said yet who it is."""
-    return not storage.exists(place.status_path)
+def _starting(place: RunPlace, now_ns: int) -> bool:
+    """Return whether a run has just made its folder and written nothing in it yet that says more."""
+    return not storage.exists(place.record_path) and not storage.exists(place.status_path) and now_ns / 1e9 - _journal_s(place) < locks.STALE_S
+
+
+def _may_live(place: RunPlace, now_ns: int) -> bool:
+    """Return whether a run may go on of whose driver nothing is known: its status is there, though it can't be read, and its journal was written a moment ago."""
+    return storage.exists(place.status_path) and now_ns / 1e9 - _journal_s(place) < locks.STALE_S
 
 
 def _driver_gone(status: StatusRecord, place: RunPlace, now_ns: int) -> bool:
@@ -143,9 +150,13 @@ def _of_record(record: RunRecord, place: RunPlace, known: StatusRecord | None, n
 
     ended_ns = from_iso(record.end_time)
     at_ns = now_ns if ended_ns is None else ended_ns
+    if record.metrics is None:  # another program's record, or one of the run's first moment
+        from otel_exec.metrics import MetricsCollector
+
+        MetricsCollector(record, now_ns=at_ns).fill(record)
     opened = _left_open(record, place.folder, at_ns, known) if record.outcome == "interrupted" else []
     status = status_of(record, now_ns=at_ns, opened=opened, eta=None, driver=known.driver if known is not None else None)
-    if record.outcome == "running" and not _young(place):
+    if record.outcome == "running" and not _may_live(place, now_ns):
         status.state = "interrupted"
     return status
 
@@ -166,7 +177,7 @@ def _going_on(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bool)
         _advance(status, known, now_ns)
     else:
         _advance(status, known, now_ns)
-    status.open = _open_now(place.folder, status.open, now_ns)
+    status.open = _open_now(status, place.folder, now_ns)
     return status
 
 
@@ -195,19 +206,37 @@ def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
         status.eta_ms = max(0, status.eta_ms - passed_ms)
 
 
-def _open_now(folder: str, known: list[OpenRecord], now_ns: int) -> list[OpenRecord]:
-    """Return what is open, with what mapped memory says of the steps in hand: that is of this moment, where workers tell the driver once a second."""
-    tables = _open_tables(folder)
-    steps = [span for span in known if span.kind == Kind.STEP]
-    inside = _inside(tables, {span.node_id or "": span.worker_id for span in steps}, now_ns)
-    opened = [span for span in known if span.kind not in {Kind.STEP, Kind.PHASE}]
-    for span in steps:
-        opened.append(span)
-        if inside is None:  # no memory to look into: another host's, or Ray's
-            opened += [each for each in known if each.kind == Kind.PHASE and each.node_id == span.node_id]
-        else:
-            opened += inside.get(span.node_id or "", ())
-    return opened
+def _open_now(status: StatusRecord, folder: str, now_ns: int) -> list[OpenRecord]:
+    """Return what is open, as mapped memory has it: that is of this moment, where the driver writes twice a second and hears of phases once.
+
+    Where there is no memory to look into (another host's, or Ray's) it is what the driver last heard.
+    """
+    known = status.open
+    placed = _placed(_open_tables(folder))
+    if not placed:
+        return known
+    steps = {span.node_id or "": span for span in known if span.kind == Kind.STEP}
+    over = {worker.worker_id for worker in status.workers if worker.stopped_at is not None}
+    now: dict[str, str | None] = {}
+    since: dict[str, int] = {}
+    for _, _, top, worker_id in placed:
+        heard = steps.get(top.node_id)
+        if worker_id in over or (heard is not None and worker_id is not None and heard.worker_id != worker_id):
+            continue  # left over from a worker that died
+        now.setdefault(top.node_id, worker_id or (heard.worker_id if heard is not None else None))
+        since[top.node_id] = min(top.start_ns, since.get(top.node_id, top.start_ns))
+    busy = {worker_id for worker_id in now.values() if worker_id is not None}
+    for node_id, heard in steps.items():
+        if heard.worker_id not in busy:  # it is being loaded or stored, or has just ended
+            now.setdefault(node_id, heard.worker_id)
+    inside = _inside(placed, now, now_ns)
+    opened: list[OpenRecord] = []
+    for node_id, worker_id in now.items():
+        elapsed_ms = max(0, now_ns - since.get(node_id, now_ns)) // _MS
+        span = steps.get(node_id) or OpenRecord(Kind.STEP, node_id.rpartition("-")[0] or node_id, node_id, worker_id, elapsed_ms)
+        span.elapsed_ms = max(span.elapsed_ms, elapsed_ms)
+        opened += [span, *inside.get(node_id, ())]
+    return opened + [span for span in known if span.kind not in {Kind.STEP, Kind.PHASE}]
 
 
 # A run whose driver is gone.
@@ -239,7 +268,7 @@ def _left_open(record: RunRecord, folder: str, at_ns: int, known: StatusRecord |
             continue  # between two tries
         elapsed_ms = max(0, at_ns - began_ns - last.claimed_ns) // _MS
         steps.append((step, OpenRecord(Kind.STEP, step.name, step.node_id, last.worker_id, elapsed_ms, last.attempt)))
-    inside = _inside(_open_tables(folder), {step.node_id: span.worker_id for step, span in steps}, at_ns) or {}
+    inside = _inside(_placed(_open_tables(folder)), {step.node_id: span.worker_id for step, span in steps}, at_ns)
     opened: list[OpenRecord] = []
     for step, span in steps:
         opened.append(span)
@@ -262,18 +291,10 @@ def _open_tables(folder: str) -> list[tuple[str, OpenEntry]]:
     return [(name.removesuffix(OPEN_SUFFIX), entry) for name in names for entry in read_open(os.path.join(spans, name))]
 
 
-def _inside(tables: list[tuple[str, OpenEntry]], workers: dict[str, str | None], at_ns: int) -> dict[str, list[OpenRecord]] | None:
-    """Return what is open inside of steps, by node id, oldest first; `None` where there are no tables.
-
-    Args:
-        tables: what `_open_tables` gave.
-        workers: of each step in hand, by node id, the worker that has it: what another worker's table says of the step is of an earlier try.
-        at_ns: until when elapsed times go.
-    """
-    if not tables:
-        return None
+def _placed(tables: list[tuple[str, OpenEntry]]) -> list[tuple[OpenEntry, str | None, OpenEntry, str | None]]:
+    """Return each open span with the worker it is on, and the outermost one above it with its worker, oldest first; a worker is `None` where the table is of several (threads)."""
     by_id = {entry.span_id: (writer, entry) for writer, entry in tables}
-    found: dict[str, list[OpenRecord]] = {}
+    placed = []
     for writer, entry in sorted(tables, key=lambda pair: pair[1].start_ns):
         top_writer, top = writer, entry
         for _ in range(len(by_id)):  # a table that others can write to may hold circles
@@ -281,13 +302,30 @@ def _inside(tables: list[tuple[str, OpenEntry]], workers: dict[str, str | None],
             if above is None:
                 break
             top_writer, top = above
+        placed.append((entry, _worker_of(writer), top, _worker_of(top_writer)))
+    return placed
+
+
+def _worker_of(writer: str) -> str | None:
+    return writer.removeprefix(_WORKER_FILE) if writer.startswith(_WORKER_FILE) else None
+
+
+def _inside(placed: list[tuple[OpenEntry, str | None, OpenEntry, str | None]], workers: dict[str, str | None], at_ns: int) -> dict[str, list[OpenRecord]]:
+    """Return what is open inside of steps, by node id, oldest first.
+
+    Args:
+        placed: what `_placed` gave.
+        workers: of each step in hand, by node id, the worker that has it: what another worker's table says of the step is of an earlier try.
+        at_ns: until when elapsed times go.
+    """
+    found: dict[str, list[OpenRecord]] = {}
+    for entry, own, top, top_worker in placed:
         if top.node_id not in workers or (entry is top and entry.kind == Kind.TASK):
             continue
         worker_id = workers[top.node_id]
-        if top_writer.startswith(_WORKER_FILE) and top_writer != f"{_WORKER_FILE}{worker_id}":
+        if top_worker is not None and top_worker != worker_id:
             continue
-        own = writer.removeprefix(_WORKER_FILE) if writer.startswith(_WORKER_FILE) else worker_id
-        found.setdefault(top.node_id, []).append(OpenRecord(entry.kind, entry.name, top.node_id, own, max(0, at_ns - entry.start_ns) // _MS))
+        found.setdefault(top.node_id, []).append(OpenRecord(entry.kind, entry.name, top.node_id, own or worker_id, max(0, at_ns - entry.start_ns) // _MS))
     return found
 
 

@@ -83,9 +83,10 @@ class Keeper:
     def begin(self) -> None:
         """Write the record that says `running`. Raises `RecordError`: a run that can't be recorded is not begun."""
         began_ns = self._clock.now_ns()
+        encoded = write_record(self._aggregator.record)
         finish(render(self._aggregator), began_ns)
-        self._store.write_run(write_record(self._aggregator.record), also=self._also)
-        self._write_status([], began_ns)
+        self._write_status([], began_ns)  # first: a record that says `running` is believed where a status says whose it is
+        self._store.write_run(encoded, also=self._also)
         self._run_pace.done(began_ns, self._clock.now_ns())
 
     def keep(self, runner: Runner) -> None:

@@ -16,17 +16,23 @@ __all__ = ["BoxColumn", "boxed_lines"]
 
 
 class BoxColumn(msgspec.Struct, frozen=True):
-    """A column: its title and a cell a row. Where the table is too wide columns go in the order of `priority`, highest first; 0 never goes."""
+    """A column: its title and a cell a row. Where the table is too wide columns go in the order of `priority`, highest first; 0 never goes.
+
+    `least` is the width that it has where there is room, so that tables of one kind look alike.
+    """
 
     title: str
     cells: Sequence[str]
     priority: int = 0
+    least: int = 0
 
 
 def boxed_lines(columns: Sequence[BoxColumn], look: Look) -> list[str]:
     """Return the table's lines: a title, a rule, a line a row, all in a box."""
     shown = list(columns)
-    widths = [_natural(column) for column in shown]
+    widths = [max(column.least, _natural(column)) for column in shown]
+    if sum(widths) + 3 * len(shown) + 1 > look.width:
+        widths = [_natural(column) for column in shown]
     while sum(widths) + 3 * len(shown) + 1 > look.width:
         droppable = [column for column in shown if column.priority]
         if not droppable:
@@ -50,4 +56,4 @@ def boxed_lines(columns: Sequence[BoxColumn], look: Look) -> list[str]:
 
 
 def _natural(column: BoxColumn) -> int:
-    return max(display_width(column.title), *(display_width(cell) for cell in column.cells), 4)
+    return max(display_width(column.title), *(display_width(cell) for cell in column.cells))

@@ -100,6 +100,8 @@ def _apart(status: StatusRecord) -> list[str]:
 
 def _progress_line(status: StatusRecord, look: Look) -> list[str]:
     done, total = max(0, status.progress.done), max(0, status.progress.total)
+    if not total and status.state == "running" and not status.levels:
+        return ["Progress: starting"]
     share = min(1.0, done / total) if total else 1.0
     counts = ", ".join([f"{done:,}/{total:,} tasks", *_apart(status)])
     # From the whole truth to what a narrow terminal has room for.
@@ -241,10 +243,10 @@ def _worker_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]
     shown = workers if wanted.workers or wanted.rows is None else workers[: wanted.rows]
     columns = [
         BoxColumn("Worker", [look.text(worker.worker_id) for worker in shown]),
-        BoxColumn("Init", [_ms(worker.initialization_ms) for worker in shown], 4),
+        BoxColumn("Init", [_ms(worker.initialization_ms) for worker in shown], 4, 5),
         BoxColumn("Tasks", [f"{worker.tasks_completed + worker.tasks_failed:,}" for worker in shown], 1),
-        BoxColumn("Avg", [_ms(round(worker.avg_task_duration_ms)) if worker.tasks_completed else "-" for worker in shown], 2),
-        BoxColumn("Uptime", [_ms(worker.uptime_ms) for worker in shown], 3),
+        BoxColumn("Avg", [_ms(round(worker.avg_task_duration_ms)) if worker.tasks_completed else "-" for worker in shown], 2, 6),
+        BoxColumn("Uptime", [_ms(worker.uptime_ms) for worker in shown], 3, 9),
     ]
     if wanted.workers:
         has = {span.worker_id: span.name for span in status.open if span.kind == "step" and span.worker_id}

@@ -10,6 +10,7 @@ from otel_exec import __version__
 from otel_exec.cli.main import COMMANDS, main
 from otel_exec.cli.records import load, run_line
 from otel_exec.clock import to_iso
+from otel_exec.metrics import FeatureMetrics
 from otel_exec.record.encoding import encode
 from otel_exec.record.model import Progress, StatusRecord
 from otel_exec.record.record_file import write_record
@@ -180,12 +181,34 @@ def test_runs_are_listed_newest_first(capsysbinary):
     os.makedirs(broken)
     with open(f"{broken}/run.json", "wb") as file:
         file.write(b"{")
+    assert main(["runs"]) == 0
+    out = capsysbinary.readouterr().out.decode()
+    assert out.index("my-app") < out.index("lm_pipeline")
+    assert "1.0s" in out
+    assert "4m16s" in out
+    assert "can't be read:" in out
+    assert broken in out
+
+
+def test_runs_as_json_are_a_line_each_with_its_metrics(capsysbinary):
+    """Newest first, FeatureMetrics beside the run's name and outcome; a dead run is interrupted; what can't be read is told on stderr and hides no other."""
+    for number, record in enumerate((sample_record.twelve_steps(), sample_record.running())):
+        record.start_time_unix_nano = str(int(record.start_time_unix_nano) + number)
+        keep(record, number=number)
+    broken = f"outputs/.otel_exec/runs/exec_{7:032x}"
+    os.makedirs(broken)
+    with open(f"{broken}/run.json", "wb") as file:
+        file.write(b"{")
     assert main(["runs", "--json"]) == 0
-    told = json.loads(capsysbinary.readouterr().out)
-    assert [row["experiment"] for row in told["runs"]] == ["my-app", "lm_pipeline"]
-    assert [row["duration_seconds"] for row in told["runs"]] == [1.0, 256.23]
-    assert len(told["unreadable"]) == 1
-    assert broken in told["unreadable"][0]
+    out, err = capsysbinary.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["exec_id"], line["outcome"]) for line in lines] == [(f"exec_{1:032x}", "interrupted"), (f"exec_{0:032x}", "failure")]
+    whole = lines[1]
+    assert FeatureMetrics.from_dict(whole).tasks_total == whole["tasks_total"] > 0
+    assert whole["total_duration_ms"] == 256_230
+    assert {"experiment", "start_time", "run_folder", "worker_metrics", "level_metrics"} <= set(whole)
+    assert err.count(b"\n") == 1
+    assert broken.encode() in err
 
 
 def test_a_line_of_the_list_is_the_same_from_the_head_and_from_the_whole():
