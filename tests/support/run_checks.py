@@ -271,6 +271,7 @@ def skeleton_of(record: RunRecord) -> RunRecord:
         levels=[],
         workers=[],
         gates=[],
+        templates=[],
         end_time=None,
         duration_ns=None,
         metrics=None,
