@@ -15,9 +15,10 @@ from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, open_tasks
 from otel_exec.aggregate.tally import Tally
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
-from otel_exec.record.model import FailedStep, OpenRecord, Progress, RunRecord, StatusRecord
+from otel_exec.record.model import RunRecord
 from otel_exec.record.run_store import find_run, read_journal, read_record
 from otel_exec.record.status_file import read_status
+from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord
 from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
 from otel_exec.report.text_safety import first_line

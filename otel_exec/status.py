@@ -17,9 +17,10 @@ from otel_exec.errors import RecordError
 from otel_exec.record import locks, storage
 from otel_exec.record.find import STATUS_JSON, find_run
 from otel_exec.record.journal import JOURNAL
-from otel_exec.record.model import SCHEMA_VERSION, OpenRecord, Progress, RunRecord, StatusRecord, StepRecord, TaskStatus
+from otel_exec.record.model import SCHEMA_VERSION, RunRecord, StepRecord
 from otel_exec.record.record_file import read_record
 from otel_exec.record.status_file import read_status
+from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, TaskStatus
 from otel_exec.report.steps import outcome_word
 from otel_exec.report.text_safety import first_line
 from otel_exec.semconv import Kind

@@ -11,7 +11,7 @@ from otel_exec.cli.parser import Parser, positive
 from otel_exec.cli.records import prefix_of
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record.encoding import encode
-from otel_exec.record.model import StatusRecord
+from otel_exec.record.status_model import StatusRecord
 from otel_exec.report.status import Wanted, status_text
 from otel_exec.report.terminal import COLOUR_CHOICES, look_of
 from otel_exec.status import RunPlace, locate, status_now

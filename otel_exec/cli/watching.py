@@ -14,7 +14,7 @@ import time
 from otel_exec.cli.status import json_line, read, wanted_of
 from otel_exec.errors import RecordError
 from otel_exec.record.encoding import encode
-from otel_exec.record.model import StatusRecord
+from otel_exec.record.status_model import StatusRecord
 from otel_exec.report.painter import Painter
 from otel_exec.report.status import change_line, status_lines, status_text
 from otel_exec.report.terminal import look_of

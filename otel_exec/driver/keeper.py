@@ -14,8 +14,9 @@ from otel_exec.aggregate.tally import Tally
 from otel_exec.complete import MOST_ROWS, finish, status_of
 from otel_exec.errors import RecordError
 from otel_exec.metrics import MetricsCollector
-from otel_exec.record.model import Export, MetricsExport, OpenRecord
+from otel_exec.record.model import Export, MetricsExport
 from otel_exec.record.run_store import write_record
+from otel_exec.record.status_model import OpenRecord
 from otel_exec.schedule.pace import Pace
 from otel_exec.semconv import Kind
 

@@ -21,7 +21,7 @@ from otel_exec.record.record_file import read_record, write_record
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from otel_exec.record.model import StatusRecord
+    from otel_exec.record.status_model import StatusRecord
 
 __all__ = ["JournalLine", "RunStore", "find_run", "list_runs", "read_journal", "read_record", "write_record"]
 

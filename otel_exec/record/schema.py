@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from otel_exec.record.journal import JournalLine
-from otel_exec.record.model import SCHEMA_VERSION, RunRecord, StatusRecord
+from otel_exec.record.model import SCHEMA_VERSION, RunRecord
+from otel_exec.record.status_model import StatusRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ import msgspec
 
 from otel_exec.record import storage
 from otel_exec.record.find import STATUS_JSON
-from otel_exec.record.model import SCHEMA_VERSION, StatusRecord
+from otel_exec.record.model import SCHEMA_VERSION
+from otel_exec.record.status_model import StatusRecord
 
 __all__ = ["read_status"]
 

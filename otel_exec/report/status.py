@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from otel_exec.record.model import LevelRecord, OpenRecord, StatusRecord, TaskStatus, WorkerRecord
+from otel_exec.record.model import LevelRecord, WorkerRecord
+from otel_exec.record.status_model import OpenRecord, StatusRecord, TaskStatus
 from otel_exec.report.boxed import BoxColumn, boxed_lines
 from otel_exec.report.durations import bytes_text, duration_text
 from otel_exec.report.eta import basis_text

@@ -17,9 +17,10 @@ from otel_exec.errors import RecordError
 from otel_exec.record import step_files, storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.journal import Journal, JournalLine, read_journal
-from otel_exec.record.model import SCHEMA_VERSION, RunRecord, StatusRecord
+from otel_exec.record.model import SCHEMA_VERSION, RunRecord
 from otel_exec.record.record_file import decode_record, write_record
 from otel_exec.record.schema import schema_of
+from otel_exec.record.status_model import StatusRecord
 from otel_exec.record.step_files import StatusEvent
 
 TEXT = st.text(max_size=8)

@@ -12,8 +12,8 @@ from otel_exec.cli.records import load, run_line
 from otel_exec.clock import to_iso
 from otel_exec.metrics import FeatureMetrics
 from otel_exec.record.encoding import encode
-from otel_exec.record.model import Progress, StatusRecord
 from otel_exec.record.record_file import write_record
+from otel_exec.record.status_model import Progress, StatusRecord
 
 
 @pytest.fixture(autouse=True)

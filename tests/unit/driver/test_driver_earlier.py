@@ -8,7 +8,8 @@ from otel_exec import deferred, step, versioned
 from otel_exec.driver.earlier import earlier_means
 from otel_exec.plan.build import build_plan
 from otel_exec.record.encoding import encode
-from otel_exec.record.model import Progress, StatusRecord, TemplateRecord
+from otel_exec.record.model import TemplateRecord
+from otel_exec.record.status_model import Progress, StatusRecord
 from otel_exec.schedule.select import Decision, Earlier
 
 work = deferred(print)

@@ -13,9 +13,10 @@ import pytest
 from otel_exec.errors import RecordError
 from otel_exec.record import run_store, storage
 from otel_exec.record.encoding import encode
-from otel_exec.record.model import ExecutorRecord, Experiment, Progress, RunRecord, StatusRecord, StepRecord
+from otel_exec.record.model import ExecutorRecord, Experiment, RunRecord, StepRecord
 from otel_exec.record.record_file import keep_foreign
 from otel_exec.record.run_store import JournalLine, RunStore, read_journal, read_record, write_record
+from otel_exec.record.status_model import Progress, StatusRecord
 
 EXEC = "exec_" + "a" * 32
 

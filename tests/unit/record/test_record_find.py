@@ -9,8 +9,9 @@ import pytest
 from otel_exec.errors import RecordError
 from otel_exec.record import find
 from otel_exec.record.find import find_run, latest_run, list_runs
-from otel_exec.record.model import ExecutorRecord, Experiment, Progress, RunRecord, StatusRecord
+from otel_exec.record.model import ExecutorRecord, Experiment, RunRecord
 from otel_exec.record.run_store import JournalLine, RunStore, write_record
+from otel_exec.record.status_model import Progress, StatusRecord
 
 FIRST, SECOND, THIRD = ("exec_" + digits.ljust(32, "0") for digits in ("ffff", "ab12", "ab34"))
 

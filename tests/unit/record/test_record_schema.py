@@ -8,8 +8,9 @@ import pytest
 
 from otel_exec.record import schema
 from otel_exec.record.journal import JournalLine
-from otel_exec.record.model import AttemptRecord, ExecutorRecord, Experiment, LevelRecord, PhaseRecord, Progress, RunRecord, StatusRecord, StepRecord
+from otel_exec.record.model import AttemptRecord, ExecutorRecord, Experiment, LevelRecord, PhaseRecord, RunRecord, StepRecord
 from otel_exec.record.record_file import write_record
+from otel_exec.record.status_model import Progress, StatusRecord
 
 NAMES = [name for name, _, _ in schema.SCHEMAS]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from otel_exec.record.model import FailedStep, LevelRecord, OpenRecord, Progress, StatusRecord, TaskStatus, WorkerRecord
+from otel_exec.record.model import LevelRecord, WorkerRecord
+from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord, TaskStatus
 from otel_exec.report.look import ASCII, UNICODE, Look
 from otel_exec.report.status import Wanted, change_line, status_lines, status_text
 from otel_exec.report.text_safety import display_width

@@ -18,8 +18,9 @@ from otel_exec.errors import RecordError
 from otel_exec.record import locks
 from otel_exec.record.encoding import encode
 from otel_exec.record.journal import Journal, JournalLine
-from otel_exec.record.model import LevelRecord, OpenRecord, Progress, StatusRecord, WorkerRecord
+from otel_exec.record.model import LevelRecord, WorkerRecord
 from otel_exec.record.record_file import write_record
+from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord
 from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable
 from otel_exec.status import RunPlace, gone, locate, status_now
