@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from otel_exec.record.journal import JournalLine
-    from otel_exec.record.model import StatusRecord
+    from otel_exec.record.status_model import StatusRecord
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
@@ -67,14 +67,14 @@ class LeftBehind(msgspec.Struct, frozen=True):
     spool_bytes: int
 
 
-def lives(folder: str) -> bool:
-    """Return whether a run may still go on; one without a sign of life is dead."""
+def lives(folder: str, now_ns: int | None = None) -> bool:
+    """Return whether a run may still go on; one without a sign of life is dead. `now_ns` is the present instant where it is not the wall clock's."""
     status = read_status(folder)
     if status is not None and status.state == "running" and status.driver and not locks.holder_dead(status.driver):
         if locks.of_this_host(status.driver):
             return True
         seen_ns = from_iso(status.updated_at)
-        if seen_ns is not None and time.time_ns() - seen_ns <= locks.STALE_S * _NS:
+        if seen_ns is not None and (time.time_ns() if now_ns is None else now_ns) - seen_ns <= locks.STALE_S * _NS:
             return True
     return _writes(f"{folder}/spans/driver{SPOOL_SUFFIX}")
 

@@ -89,7 +89,7 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
     """
     known = read_status(place.folder)
     if known is not None and known.state == "running":
-        if _driver_gone(known, place, now_ns):
+        if _driver_gone(known, place, now_ns) and not _lives(place, now_ns):
             return _left_behind(place, known, now_ns, tasks=tasks)
         return _going_on(place, known, now_ns, tasks=tasks)
     if known is not None and not tasks:
@@ -97,7 +97,7 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
     if known is None and _starting(place, now_ns):
         return StatusRecord(SCHEMA_VERSION, os.path.basename(place.folder), "running", to_iso(now_ns) or "", Progress())
     # Of a run that ended the record is whole; one without a status that can be read is made anew.
-    record = _record(place, alive=_may_live(place, now_ns))
+    record = _record(place, alive=_lives(place, now_ns))
     status = _of_record(record, place, known, now_ns)
     if tasks:
         status.tasks = _task_rows(record, now_ns)
@@ -109,11 +109,6 @@ def _starting(place: RunPlace, now_ns: int) -> bool:
     return not storage.exists(place.record_path) and not storage.exists(place.status_path) and now_ns / 1e9 - _journal_s(place) < locks.STALE_S
 
 
-def _may_live(place: RunPlace, now_ns: int) -> bool:
-    """Return whether a run may go on of whose driver nothing is known: its status is there, though it can't be read, and its journal was written a moment ago."""
-    return storage.exists(place.status_path) and now_ns / 1e9 - _journal_s(place) < locks.STALE_S
-
-
 def _driver_gone(status: StatusRecord, place: RunPlace, now_ns: int) -> bool:
     """Return whether the driver is gone: provably, or (it is another host's) by silence, as with locks."""
     if not status.driver or locks.holder_dead(status.driver):
@@ -122,6 +117,13 @@ def _driver_gone(status: StatusRecord, place: RunPlace, now_ns: int) -> bool:
         return False
     heard_s = max((from_iso(status.updated_at) or 0) / 1e9, _journal_s(place))
     return now_ns / 1e9 - heard_s > locks.STALE_S
+
+
+def _lives(place: RunPlace, now_ns: int) -> bool:
+    """Return whether the run may go on by what its files prove: its driver's lock on its spool most of all."""
+    from otel_exec.recovery import lives
+
+    return os.path.isdir(place.folder) and lives(place.folder, now_ns)
 
 
 def _journal_s(place: RunPlace) -> float:
@@ -157,7 +159,7 @@ def _of_record(record: RunRecord, place: RunPlace, known: StatusRecord | None, n
         MetricsCollector(record, now_ns=at_ns).fill(record)
     opened = _left_open(record, place.folder, at_ns, known) if record.outcome == "interrupted" else []
     status = status_of(record, now_ns=at_ns, opened=opened, eta=None, driver=known.driver if known is not None else None)
-    if record.outcome == "running" and not _may_live(place, now_ns):
+    if record.outcome == "running" and not _lives(place, now_ns):
         status.state = "interrupted"
     return status
 
