@@ -220,7 +220,8 @@ class _Attempt:
                 type=semconv.ERROR_TIMEOUT, message=f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself"
             )
         self._task_span()
-        self._write_spans()  # before anything else: what follows may take a while, and the process be killed in it
+        if not guard.abandoned:  # whoever abandoned it has written its span
+            self._write_spans()  # before anything else: what follows may take a while, and the process be killed in it
         if context.recorder.open_spans is not None:
             context.recorder.open_spans.close(slot)
 
