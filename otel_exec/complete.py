@@ -6,7 +6,6 @@ The live run, `read_run` and every command come through here, so there is one se
 
 from __future__ import annotations
 
-import itertools
 import os
 from typing import TYPE_CHECKING
 
@@ -24,15 +23,12 @@ from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
 from otel_exec.report.text_safety import first_line
 from otel_exec.report.wall import wall
-from otel_exec.semconv import ERROR_INTERRUPTED
 from otel_exec.spans.open_spans import read_all_open
 from otel_exec.spans.spool import forked_files, read_spool, read_spool_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
-    from otel_exec.record.model import StepRecord
 
 __all__ = ["MOST_ROWS", "finish", "fold_forked", "progress", "read_run", "rebuild", "status_of"]
 
@@ -107,11 +103,6 @@ def status_of(
     )
 
 
-def _was_open(step: StepRecord) -> bool:
-    """Whether a step has failed only in so far as its run died: it is told as open."""
-    return step.error is not None and step.error.type == ERROR_INTERRUPTED
-
-
 def _failures(tally: Tally) -> list[FailedStep]:
     """Return the first failed steps, in the order in which they settled (of a record that was read: of the plan)."""
     return [
@@ -125,7 +116,7 @@ def _failures(tally: Tally) -> list[FailedStep]:
             attempts=len(step.attempts),
             worker_id=step.attempts[-1].worker_id if step.attempts else None,
         )
-        for step in itertools.islice((step for step in tally.failures if not _was_open(step)), MOST_ROWS)
+        for step in tally.failures[:MOST_ROWS]
     ]
 
 

@@ -151,8 +151,7 @@ def _of_record(record: RunRecord, place: RunPlace, known: StatusRecord | None, n
     """Return the status that a record gives; that of a dead run names what was open."""
     from otel_exec.complete import status_of
 
-    ended_ns = from_iso(record.end_time)
-    at_ns = now_ns if ended_ns is None else ended_ns
+    at_ns = now_ns if record.outcome == "running" else _ended_ns(record)
     if record.metrics is None:  # another program's record, or one of the run's first moment
         from otel_exec.metrics import MetricsCollector
 
@@ -162,6 +161,14 @@ def _of_record(record: RunRecord, place: RunPlace, known: StatusRecord | None, n
     if record.outcome == "running" and not _lives(place, now_ns):
         status.state = "interrupted"
     return status
+
+
+def _ended_ns(record: RunRecord) -> int:
+    """Return when a run ended, as far as its record tells."""
+    ended_ns = from_iso(record.end_time)
+    if ended_ns is None:
+        ended_ns = (from_iso(record.start_time) or 0) + max(0, record.duration_ns or 0)
+    return ended_ns
 
 
 # A run that goes on.

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from otel_exec.semconv import Outcome
+from otel_exec.semconv import ERROR_INTERRUPTED, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from otel_exec.record.model import AttemptRecord, StepRecord
 
-__all__ = ["FAILURES", "Group", "Tally", "between_ns", "counts", "execution_ns", "tried"]
+__all__ = ["FAILURES", "Group", "Tally", "between_ns", "counts", "execution_ns", "tried", "was_open"]
 
 FAILURES = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR})
 # Reasons of steps that this run never had to settle.
@@ -47,6 +47,11 @@ def execution_ns(step: StepRecord) -> int | None:
         return None
     last = step.attempts[-1]
     return between_ns(last.start_ns, last.end_ns)
+
+
+def was_open(step: StepRecord) -> bool:
+    """Whether a step had come to nothing when its run died: recovery closed its spans as errors, and it has failed no more than one that still waits."""
+    return step.error is not None and step.error.type == ERROR_INTERRUPTED
 
 
 class Group:
@@ -129,6 +134,10 @@ class Tally:
     def settled(self, step: StepRecord) -> None:
         """A step has its outcome; a second time is nothing."""
         if step.group or step.node_id in self._settled:
+            return
+        if was_open(step):
+            if step.attempts:
+                self.claimed(step)
             return
         self._settled.add(step.node_id)
         self.open.pop(step.node_id, None)

@@ -5,7 +5,6 @@ What comes in: a `StatusRecord`, how much of it is wanted, and a `Look`. What go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -139,7 +138,7 @@ def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     levels = status.levels
     if not levels:
         return []
-    shown = _around_the_front(levels, wanted.rows) if wanted.level is None else [level for level in levels if level.level == wanted.level]
+    shown = _around_the_front(status, wanted.rows) if wanted.level is None else [level for level in levels if level.level == wanted.level]
     lines = ["Level Status:"]
     edge = max((len(str(level.level)) for level in shown), default=1)
     states = [_level_state(level, status, look) for level in shown]
@@ -159,17 +158,19 @@ def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     return lines
 
 
-def _around_the_front(levels: Sequence[LevelRecord], rows: int | None) -> list[LevelRecord]:
+def _around_the_front(status: StatusRecord, rows: int | None) -> list[LevelRecord]:
     """Return the levels, of many those around the first that has not settled."""
+    levels = status.levels
     if rows is None or len(levels) <= rows:
         return list(levels)
-    front = next((index for index, level in enumerate(levels) if not _settled(level)), len(levels))
+    front = next((index for index, level in enumerate(levels) if not _settled(level, status)), len(levels))
     first = max(0, min(front - rows // 3, len(levels) - rows))
     return list(levels[first : first + rows])
 
 
-def _settled(level: LevelRecord) -> bool:
-    return level.end_ns is not None or (level.task_count > 0 and level.settled_count >= level.task_count)
+def _settled(level: LevelRecord, status: StatusRecord) -> bool:
+    """Whether all of a level's steps have come to something; that its span has ended says so too, but where it was a recovery that ended it."""
+    return (level.end_ns is not None and status.state != "interrupted") or (level.task_count > 0 and level.settled_count >= level.task_count)
 
 
 def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[str, str, str, list[str]]:
@@ -177,12 +178,12 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
     over = status.state != "running"
     tasks = plural(level.task_count, "task")
     failed = [f"{level.failed_count:,} failed"] if level.failed_count else []
-    if _settled(level):
+    if _settled(level, status):
         left_out = level.task_count - level.completed_count - level.failed_count
         parts = [tasks, *failed, *([f"{left_out:,} not run"] if left_out > 0 else [])]
         if level.sample_count:
             parts += [f"avg={_ms(round(level.avg_task_duration_ms))}", f"p95={_ms(level.p95_duration_ms)}"]
-        took = _ms(level.duration_ms) if level.completed_count or level.failed_count else ""
+        took = _ms(level.duration_ms) if level.duration_ms is not None and (level.completed_count or level.failed_count) else ""
         if level.failed_count:
             return f"{look.signs.bad} FAILED", "red", took, parts
         if left_out > 0:
@@ -191,7 +192,9 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
     if level.start_ns is None:
         return ("NOT RUN" if over else "PENDING"), "dim", "", [tasks] if over else []
     so_far_ms = _run_ms(status)
-    took = _ms(max(0, so_far_ms - level.start_ns // _MS)) if so_far_ms is not None else ""
+    took = _ms(level.duration_ms) if level.duration_ms is not None else ""
+    if level.duration_ms is None and so_far_ms is not None:
+        took = _ms(max(0, so_far_ms - level.start_ns // _MS))
     return ("INTERRUPTED" if over else "RUNNING"), ("red" if over else "blue"), took, [f"{level.completed_count:,}/{tasks}", *failed]
 
 

@@ -40,11 +40,18 @@ def outcome_word(step: AnyStep, *, over: bool) -> str:
     """Return `cached` or the outcome; for a step that has none `running` or `pending`, in a run that is over `interrupted` or `not run`."""
     if step.cached:
         return "cached"
+    if _was_open(step):
+        return "interrupted"
     if step.outcome is not None:
         return step.outcome
     if step.start_ns is None:
         return "not run" if over else "pending"
     return "interrupted" if over else "running"
+
+
+def _was_open(step: AnyStep) -> bool:
+    """Whether a step had come to nothing when its run died: its error is that it was broken off."""
+    return step.error is not None and step.error.type == "interrupted"
 
 
 def execution_ns(step: AnyStep) -> int | None:
@@ -70,7 +77,7 @@ def count_steps(record: AnyRecord) -> StepCounts:
         ran = any(attempt.start_ns is not None for attempt in step.attempts) or (bool(step.attempts) and step.outcome in FAILURES)
         if step.cached:
             tally["cached"] += 1
-        elif step.outcome is None:
+        elif step.outcome is None or _was_open(step):
             tally["open"] += 1
         elif step.outcome == "success":
             tally["ran"] += 1
@@ -102,11 +109,7 @@ def left_open(record: AnyRecord) -> list[AnyStep]:
     """Return the steps that were created and had no end of their own when an interrupted run was broken off."""
     if record.outcome != "interrupted":
         return []
-    return [
-        step
-        for step in record.steps
-        if not step.group and step.start_ns is not None and (step.outcome is None or (step.error is not None and step.error.type == "interrupted"))
-    ]
+    return [step for step in record.steps if not step.group and step.start_ns is not None and (step.outcome is None or _was_open(step))]
 
 
 def plural(count: int, word: str) -> str:

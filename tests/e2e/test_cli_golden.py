@@ -66,6 +66,26 @@ def test_the_summary_reads_as_the_golden_text(folder, number, name, width):
     held_against(f"summary_{name}_{width}.txt", done.stdout.decode())
 
 
+@pytest.mark.parametrize("width", [20, 80, 200])
+@pytest.mark.parametrize(("number", "name"), list(enumerate(SAMPLES)))
+def test_the_status_reads_as_the_golden_text(folder, number, name, width):
+    """Of runs that are over, piped, with all tasks and workers, byte for byte."""
+    done = otel_exec("status", f"exec_{number:032x}", "--width", str(width), "--tasks", "--workers", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, b"")
+    held_against(f"status_{name}_{width}.txt", done.stdout.decode())
+
+
+@pytest.mark.parametrize("more", [{"COLUMNS": "20"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-16"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("number", range(len(SAMPLES)))
+def test_status_json_is_one_document_whatever_the_stream(folder, number, more):
+    """UTF-8 on plain stdout, whatever the width and the encoding that the stream claims, and whatever the names hold."""
+    done = otel_exec("status", f"exec_{number:032x}", "--json", "--tasks", cwd=folder, **more)
+    assert (done.returncode, done.stderr) == (0, b"")
+    told = json.loads(done.stdout)
+    assert told["exec_id"] == f"exec_{number:032x}"
+    assert b"\x1b" not in done.stdout
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_list_of_runs_reads_as_the_golden_text(folder, width):
     """Newest first, whole exec ids at 80 columns."""
@@ -193,6 +213,7 @@ def test_a_reader_that_leaves_early_is_no_error(folder):
         ["--help"],
         ["summary", "exec_" + "0" * 32],
         ["summary", "exec_" + "0" * 32, "--json"],
+        ["status", "exec_" + "0" * 32],
         ["runs"],
         ["summary", "--help"],
         ["metrics", "agent.json", "--breakdown"],

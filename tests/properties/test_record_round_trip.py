@@ -54,7 +54,7 @@ def of_type(annotation):
         hints = typing.get_type_hints(annotation)
         fixed = {"schema_version": st.just(SCHEMA_VERSION)}
         return st.builds(annotation, **{field: fixed[field] if field in fixed else of_type(hints[field]) for field in annotation.__struct_fields__})
-    simple = {str: TEXT, int: NUMBERS, float: FLOATS, bool: st.booleans(), type(None): st.none()}
+    simple = {str: TEXT, int: NUMBERS, float: FLOATS, bool: st.booleans(), type(None): st.none(), msgspec.UnsetType: st.just(msgspec.UNSET)}
     if annotation in simple:
         return simple[annotation]
     arguments = typing.get_args(annotation)
