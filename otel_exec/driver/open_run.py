@@ -21,8 +21,9 @@ from otel_exec.driver.joining import joined_here
 from otel_exec.driver.keeper import Keeper, exported
 from otel_exec.driver.wiring import first_half, settle_in, spool_of
 from otel_exec.errors import OtelExecError
-from otel_exec.record.model import EXECUTION, ExecutorRecord, OpenRecord
+from otel_exec.record.model import EXECUTION, ExecutorRecord
 from otel_exec.record.run_store import JournalLine
+from otel_exec.record.status_model import OpenRecord
 from otel_exec.schedule.driver_spans import run_span
 from otel_exec.semconv import Kind, Outcome
 from otel_exec.spans.failure import outcome_of
