@@ -83,7 +83,8 @@ def test_a_status_comes_back_as_it_was(status):
 
 # Instants before 1970 and attempts below the first are a damaged file's: readers pass them over.
 LINES = st.lists(
-    of_type(JournalLine).map(lambda line: msgspec.structs.replace(line, at=abs(line.at), attempt=line.attempt and 1 + abs(line.attempt) % 1000)), max_size=4
+    of_type(JournalLine).map(lambda line: msgspec.structs.replace(line, at=abs(line.at) % (1 << 62), attempt=line.attempt and 1 + abs(line.attempt) % 1000)),
+    max_size=4,
 )
 
 
