@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _reader_gone()
     except KeyboardInterrupt:
         return 130
+    except OverflowError:
+        _complain("a number in the run's files is beyond what any run comes to: they are damaged")
+        return 4
     except OSError as error:
         _complain(f"can't go on: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 4

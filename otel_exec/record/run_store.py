@@ -92,6 +92,9 @@ class RunStore:
                 storage.write_through(also, encoded)
             except OSError as error:
                 failed = failed or storage.refused(also, "written", error)
+            else:
+                if failed is not None:
+                    failed = RecordError(failed.path, f"{failed.reason}; the record is kept in {also} alone")
         if failed:
             raise failed
 

@@ -59,6 +59,8 @@ _WAYS_OUT = {
     errno.EEXIST: "a file stands where a folder is needed: move it away, or give another path",
     errno.EISDIR: "a folder stands where a file is needed: move it away, or give another path",
     errno.ENAMETOOLONG: "shorten the name",
+    errno.EFBIG: "the system limits how large a file may be (ulimit -f): raise the limit, then run again: finished steps are kept",
+    errno.ENOENT: "its folder is gone: somebody deleted or unmounted it",
 }
 
 

@@ -65,7 +65,7 @@ def verified(config: Config, _path: str) -> None:
     evidence(f"verified {config.number}")
 
 
-@step(name="work/{number}", retries=20, verify=verified)
+@step(name="work/{number}", retries=int(os.environ.get("RETRIES", "20")), verify=verified)
 def one(number: int, upstream: tuple[StepRef, ...] = ()) -> object:
     """A step."""
     return work(Config(versioned(number), upstream, output()))
