@@ -2,13 +2,14 @@
 
 What comes in: records and transitions. What goes out: run.json, status.json, journal.jsonl and `latest`, each appended a line at a time or replaced whole and atomically, each by one writer.
 While it runs its exec id also stands in `running/` beside `runs/`, so that whoever comes after it finds those that were killed without looking at all.
-For a remote prefix the live files lie in a local folder and are uploaded at the end; run.json alone is written to the store each time.
+For a remote prefix the live files lie in a local folder and are uploaded at intervals and at the end; run.json alone is written to the store each time.
 How records are read and runs found again stands in `record_file.py`, `journal.py` and `find.py`; their names are given here too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
@@ -17,6 +18,7 @@ from otel_exec.record.encoding import encode
 from otel_exec.record.find import LATEST, RUN_JSON, RUNNING, RUNS, STATUS_JSON, find_run, list_runs
 from otel_exec.record.journal import Journal, JournalLine, read_journal
 from otel_exec.record.record_file import read_record, write_record
+from otel_exec.record.uploader import Uploader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,7 @@ class RunStore:
     folder: str
     run_folder: str
     _running: str | None = None
+    _uploader: Uploader | None = None
 
     def __init__(self, prefix: str, exec_id: str) -> None:
         """Make the folder; raises `RecordError` when it can't be made."""
@@ -48,6 +51,7 @@ class RunStore:
 
                 storage.make_folder(self.run_folder)
                 self.folder = tempfile.mkdtemp(prefix=f"{exec_id}-")
+                self._uploader = Uploader(self.folder, self.run_folder)
             else:
                 self.folder = self.run_folder
             self.spans_folder = self.folder + "/spans"
@@ -69,7 +73,9 @@ class RunStore:
             raise storage.refused(self._journal.path, "written", error) from error
 
     def write_status(self, status: StatusRecord) -> None:
-        """Replace status.json."""
+        """Replace status.json. Under a remote prefix the live files go there at intervals, in a thread of their own."""
+        if self._uploader is not None:
+            self._uploader.tick(time.monotonic())
         _replace(self.folder + STATUS_JSON, encode(status))
 
     def write_run(self, encoded: bytes, also: str | None = None) -> None:
@@ -126,6 +132,8 @@ class RunStore:
         if not self._remote:
             return
         self._remote = False
+        if self._uploader is not None:
+            self._uploader.finish()
         try:
             storage.upload(self.folder, self.run_folder)
         except OSError as error:

@@ -22,7 +22,7 @@ from otel_exec.errors import RecordError
 from otel_exec.regular_file import open_regular, read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "append_line",
@@ -258,15 +258,18 @@ def list_folders(path: str) -> list[str]:
         return []
 
 
-def upload(folder: str, to: str) -> None:
-    """Copy a local folder's files, sub-folders included, to a remote one."""
+def upload(folder: str, to: str, changed: Callable[[str], bool] = lambda _path: True) -> None:
+    """Copy a local folder's files, sub-folders included, to a remote one; only those that `changed` says so of. A file that goes meanwhile is passed over."""
     with _remote(to) as (store, inner):
         for base, _, names in os.walk(folder):
             below = os.path.relpath(base, folder)
             target = inner if below == os.curdir else f"{inner}/{below}"
             store.makedirs(target, exist_ok=True)
             for name in sorted(names):
-                store.put_file(os.path.join(base, name), f"{target}/{name}")
+                path = os.path.join(base, name)
+                if changed(path):
+                    with suppress(FileNotFoundError):
+                        store.put_file(path, f"{target}/{name}")
 
 
 @contextmanager

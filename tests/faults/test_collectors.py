@@ -96,7 +96,7 @@ def go(tmp_path, monkeypatch, endpoint, exit_timeout_s=EXIT_TIMEOUT_S):
         prefix=str(tmp_path / "out"),
         executor="inline",
         run_json=str(tmp_path / "run.json"),
-        exit_timeout_s=EXIT_TIMEOUT_S,
+        exit_timeout_s=exit_timeout_s,
     )
     return record, time.monotonic() - began
 

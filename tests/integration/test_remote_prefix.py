@@ -1,0 +1,98 @@
+"""A prefix on a real S3-compatible server: step files and records go there, runs share it, and locks are created exclusively."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import fsspec
+import pytest
+
+from otel_exec import deferred, output, phase, read_run, run, step, versioned
+from otel_exec.cli.main import main as otel_exec
+from otel_exec.record import locks
+
+moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[dev]'")
+pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[dev]'")
+
+# What s3fs and botocore leave to the collector is theirs to close.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket on a server of its own, on loopback."""
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # What the server holds is its process's: the test before left its bucket there.
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    fsspec.filesystem("s3").clear_instance_cache()
+    fsspec.filesystem("s3").mkdir("bucket")
+    yield "s3://bucket/prefix"
+    fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+def _put(number, out):
+    with phase("put"), fsspec.open(f"{out}/data", "w") as file:
+        file.write(str(number))
+
+
+put = deferred(_put)
+
+
+@step("put/{number}")
+def one(number, upstream=()):
+    """A step that writes to its output path, wherever that is."""
+    return put(number=versioned(number), out=output())
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_a_run_on_s3(tmp_path, bucket, executor):
+    """Step files, the record and the spool are there at the end; the second run takes all as cached; nothing stays behind on the local disk."""
+    first = run([one(1), one(2)], prefix=bucket, executor=executor, workers=2, run_json=str(tmp_path / "run.json"))
+    assert first.outcome == "success"
+    store = fsspec.filesystem("s3")
+    there = {path.removeprefix("bucket/prefix/") for path in store.find("bucket/prefix")}
+    folder = f".otel_exec/runs/{first.exec_id}"
+    assert {f"{folder}/run.json", f"{folder}/status.json", f"{folder}/journal.jsonl", f"{folder}/spans/driver.jsonl", ".otel_exec/latest"} <= there
+    for each in first.steps:
+        inside = each.output_path.removeprefix(bucket + "/")
+        assert {f"{inside}/.executor_status", f"{inside}/.executor_info", f"{inside}/data"} <= there
+        assert f"{inside}/.executor_status.lock" not in there
+    again = run([one(1), one(2)], prefix=bucket, executor=executor, workers=2, run_json=str(tmp_path / "run.json"))
+    assert [each.cached_from.exec_id for each in again.steps] == [first.exec_id] * 2
+    assert read_run(bucket).exec_id == again.exec_id
+    assert otel_exec(["summary", bucket]) == 0
+    assert otel_exec(["runs", bucket]) == 0
+
+
+def test_a_lock_on_s3_is_created_by_one_alone(bucket):
+    """The store creates exclusively: of many that ask at once one has it, the others hear who."""
+    output_path = f"{bucket}/step"
+    states = [locks.acquire(output_path, f"holder-{number}") for number in range(4)]
+    assert [state.taken for state in states] == [True, False, False, False]
+    assert {state.holder for state in states[1:]} == {"holder-0"}
+    assert not locks.heartbeat(output_path, "holder-1")
+    assert locks.heartbeat(output_path, "holder-0")
+    locks.release(output_path, "holder-0")
+    assert locks.acquire(output_path, "holder-1").taken
+
+
+def test_pruning_a_prefix_on_s3(tmp_path, bucket, capsys):
+    """Older runs' folders go, outputs stay."""
+    for _ in range(2):
+        run([one(1)], prefix=bucket, executor="threads", run_json=str(tmp_path / "run.json"))
+    assert otel_exec(["runs", bucket, "--prune", "--keep", "1", "--yes"]) == 0
+    assert "removed 1 run" in capsys.readouterr().out
+    store = fsspec.filesystem("s3")
+    store.invalidate_cache()
+    assert len(store.ls("bucket/prefix/.otel_exec/runs")) == 1
+    assert any(path.endswith("/data") for path in store.find("bucket/prefix"))
