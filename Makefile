@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench collector generated constraints clean
+.PHONY: help demo test check faults bench collector generated constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,13 @@ check: $(VENV)/.dev ## the checks that run nothing: ruff, mypy, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(VENV)/.dev ## kill, damage and soak for about an hour; seeds are printed
+	PYTHONPATH=tests $(BIN)/python -m faults.kill_driver --times 200
+	PYTHONPATH=tests $(BIN)/python -m faults.kill_worker --times 200
+	PYTHONPATH=tests $(BIN)/python -m faults.many_drivers --drivers 20
+	PYTHONPATH=tests $(BIN)/python -m faults.fuzz --mutations 10000
+	PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes 10 --spans 1000000
 
 bench: $(VENV)/.bench ## the benchmarks, side by side with peers
 	$(BIN)/python bench/run.py

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from otel_exec.config import Config
     from otel_exec.execute.base import Executor
-    from otel_exec.plan.graph import Step
+    from otel_exec.plan.graph import Plan, Step
     from otel_exec.plan.refs import StepRef
 
     Gate = Sequence[str] | str | Callable[[int], object]
@@ -163,8 +163,23 @@ def _as_list(steps: Sequence[StepRef] | StepRef) -> list[StepRef]:
 def _order(steps: list[StepRef], config: Config, experiment: Experiment, gates: Sequence[object]) -> Order:
     parsed = tuple(parse_gate(gate) for gate in gates)
     plan = build_plan(steps, prefix=config.prefix)
+    _check_names(plan)
     selection = select(plan, look_up, run_only=config.run_only, force=config.force, rerun_failed=config.rerun_failed)
     return Order(plan, selection, config, experiment, parsed)
+
+
+def _check_names(plan: Plan) -> None:
+    """Raise `UsageError` where a step's path can't be a file's name here: under `LC_ALL=C` without UTF-8 mode Python knows ASCII names alone."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") == "utf8":
+        return
+    for step in plan.steps:
+        try:
+            os.fsencode(step.output_path or "")
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"step {step.name!r} can't have a folder of its name: file names are {encoding} here; set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it"
+            ) from None
 
 
 def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = None, install_provider: bool = False) -> Result:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a run goes on.
+"""SIGINT, SIGTERM and SIGHUP while a run goes on.
 
 What comes in: signals. What goes out: calls of `cancel`, safe in a handler. Outside the main thread nothing is done: Python delivers signals there alone.
 """
@@ -25,7 +25,7 @@ class Received:
 
 @contextmanager
 def cancelling(cancel: Callable[[str], None]) -> Iterator[Received]:
-    """Turn SIGINT and SIGTERM into cancellation of the run for the block: once it ends in order, twice at once, three times without another word."""
+    """Turn these signals into cancellation of the run for the block: once it ends in order, twice at once, three times without another word. One that `nohup` ignores stays so."""
     received = Received()
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -40,7 +40,10 @@ def cancelling(cancel: Callable[[str], None]) -> Iterator[Received]:
         received.number = number
         cancel("interrupt" if number == signal.SIGINT else "terminate")
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield received
     finally:

@@ -137,7 +137,7 @@ class LogFile:
         return b"--- attempt %d ---\n" % self._attempt
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if self._attempt == 1 else 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_TRUNC if self._attempt == 1 else 0)
         self._fd = os.open(self.path, flags, 0o666)
         if self._attempt > 1:
             size = os.fstat(self._fd).st_size

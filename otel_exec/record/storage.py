@@ -43,7 +43,8 @@ __all__ = [
     "write_through",
 ]
 
-_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+# A link in the place of a file of ours is somebody else's doing: it is not written through.
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 # Check-then-write on a remote store is one step at least within this process (`memory://` has no other).
@@ -58,6 +59,8 @@ _WAYS_OUT = {
     errno.ENOTDIR: "a file stands where a folder is needed: move it away, or give another path",
     errno.EEXIST: "a file stands where a folder is needed: move it away, or give another path",
     errno.EISDIR: "a folder stands where a file is needed: move it away, or give another path",
+    errno.ELOOP: "a symbolic link stands where a file is needed: remove it",
+    errno.ENXIO: "nobody reads from this pipe: start its reader first",
     errno.ENAMETOOLONG: "shorten the name",
     errno.EFBIG: "the system limits how large a file may be (ulimit -f): raise the limit, then run again: finished steps are kept",
     errno.ENOENT: "its folder is gone: somebody deleted or unmounted it",
@@ -151,8 +154,10 @@ def write_through(path: str, content: bytes) -> None:
         except FileNotFoundError:
             regular = True
         if not regular:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            # Without O_NONBLOCK the opening of a pipe waits for a reader, who may never come.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
+                os.set_blocking(descriptor, True)
                 _write_all(descriptor, content)
             finally:
                 os.close(descriptor)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from otel_exec.secrets import MASK, is_secret_field
+
 if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
@@ -82,6 +84,8 @@ def attributes(values: Mapping[str, object], *, value_limit: int | None = None, 
         if plain is None:
             continue
         clean_key = text(key, MAX_KEY)
+        if is_secret_field(clean_key, plain):
+            plain = MASK
         if not clean_key or (len(cleaned) >= count_limit and clean_key not in cleaned):
             continue
         cleaned[clean_key] = plain
@@ -102,7 +106,19 @@ def is_clean(values: Mapping[str, AttributeValue]) -> bool:
             return False
         if not key.isascii() or not key:
             return False
+        suspect = _suspects.get(key)
+        if suspect is None:
+            if len(_suspects) >= _MAX_SUSPECTS:  # a user who makes keys up endlessly must not grow us
+                _suspects.clear()
+            suspect = _suspects[key] = is_secret_field(key, "text")
+        if suspect:
+            return False
     return True
+
+
+# Of each key whether its value may be a secret.
+_suspects: dict[str, bool] = {}
+_MAX_SUSPECTS = 4096
 
 
 def _scalar(value: object, limit: int) -> str | bool | int | float | None:
