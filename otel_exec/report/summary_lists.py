@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_exec.clock import from_iso
+from otel_exec.record.model import EXECUTION
 from otel_exec.report.durations import exact_text, share_text
 from otel_exec.report.steps import FAILURES, left_open, plural
 from otel_exec.report.summary_record import AnyRecord, AnyStep
@@ -87,10 +88,10 @@ def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str,
             own[6] += phase.errors
             if phase.total_ns > own[8]:
                 own[7], own[8] = place, phase.total_ns
-    executing_ns = sum(attempt.execution_ns or 0 for step in steps for attempt in step.attempts)
     items_ns = sum(step.items.busy_ns for step in steps if step.items)
+    executing_ns = sum(_node_time_ns(step) for step in steps) or (record.duration_ns or 0 if record.executor.kind == EXECUTION else 0)
     # An attempt that was lost may have left its phases without a length of its own: then they are what is known of the whole.
-    whole_ns = max(executing_ns + items_ns, sum(own[4] for own in sums.values()))
+    whole_ns = max(executing_ns, sum(own[4] for own in sums.values()))
     ranked = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     shown = ranked if top is None else ranked[:top]
     rows = [
@@ -113,6 +114,13 @@ def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str,
     notes = (f"Share is the phase's part of all execution{included}; where phases overlap each counts for its part.",) if rows else ()
     more = f"and {plural(hidden, 'more phase')} that took less" if hidden else ""
     return Section("phases", "Phases that took most", table=Table("phases", columns, rows, hidden=hidden, more=more), notes=notes)
+
+
+def _node_time_ns(step: AnyStep) -> int:
+    """Return a step's time without its waiting in `map_tasks`; of a record that does not tell it, that of its tasks and items."""
+    if step.node_time_ns is not None:
+        return step.node_time_ns
+    return sum(attempt.execution_ns or 0 for attempt in step.attempts) + (step.items.busy_ns if step.items else 0)
 
 
 def gates_section(record: AnyRecord) -> Section:

@@ -88,6 +88,7 @@ class SummaryStep(msgspec.Struct, gc=False):
     end_ns: int | None = None
     attempts: list[SummaryAttempt] = []
     items: ItemsRecord | None = None
+    node_time_ns: int | None = None
     phases: dict[str, SummaryPhase] = {}
     error: SummaryError | None = None
 

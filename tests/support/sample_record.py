@@ -83,7 +83,7 @@ def step(name: str, hash_: str, level: int | None, attempts: list[AttemptRecord]
         **more,
     )
     if first and last:
-        record.node_time_ns = sum(attempt.execution_ns for attempt in attempts)
+        record.node_time_ns = sum(attempt.execution_ns for attempt in attempts) + (record.items.busy_ns if record.items else 0)
         record.start_ns, record.end_ns = first.created_ns, last.settled_ns
         record.scheduled_time = to_iso(START_NS + first.created_ns)
         record.execution_start_time, record.execution_end_time = to_iso(START_NS + last.start_ns), to_iso(START_NS + last.end_ns)
