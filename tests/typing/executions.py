@@ -20,7 +20,7 @@ async def coroutine(number: int) -> str:
 async def uses() -> None:
     assert_type(plain(1, word="a"), str)
     assert_type(await coroutine(1), str)
-    plain("1")  # type: ignore[arg-type]
+    plain("1")  # type: ignore[arg-type]  # as written: the mistake that must stay one
     with execution("block", "w") as run:
         assert_type(run.exec_id, str | None)
     async with execution("block") as again:
