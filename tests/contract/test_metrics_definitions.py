@@ -12,6 +12,7 @@ import metrics_experiment as experiment
 import pytest
 from executor_rig import KINDS
 from run_checks import check_run, step_named
+from support.ray_cluster import needs_ray
 
 from otel_exec import StepsFailed
 from otel_exec.metrics import MetricsCollector, TaskMetrics, WorkerMetrics
@@ -24,6 +25,8 @@ MS = 1_000_000
 @pytest.fixture(scope="module", params=KINDS)
 def case(request, tmp_path_factory):
     """One run of everything, with a step that an earlier run made, and its spans."""
+    if request.param == "ray":
+        needs_ray()
     folder = tmp_path_factory.mktemp(request.param)
     run_in(folder, [experiment.cached()], executor=request.param, workers=1)
     with pytest.raises(StepsFailed) as failed:
