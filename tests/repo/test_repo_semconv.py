@@ -196,6 +196,12 @@ def test_metrics_are_registered_and_emitted(records):
     assert {name for name, much in found.items() if not much} == {"otel_exec.worker.deaths", "otel_exec.workers"}
 
 
+def test_metrics_have_their_question(root):
+    """The page about metrics says of each metric which question it answers, and names none that there is not."""
+    page = (root / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(otel_exec\.[a-z_.]+)`", page)) == {metric.name for metric in METRICS}
+
+
 def test_examples_have_their_type():
     """Each key is registered once, with an example of its type and a sentence that ends."""
     assert len({(each.on, each.key) for each in ATTRIBUTES}) == len(ATTRIBUTES)
