@@ -179,4 +179,5 @@ def _metrics_exported(summary: ExportSummary, aggregator: Aggregator) -> Metrics
     silent = {urlsplit(endpoint.url).netloc for endpoint in summary.endpoints if endpoint.error}
     if first.error and not first.absent and not summary.problem and urlsplit(first.url).netloc not in silent:
         aggregator.warn("metrics_export", f"{first.acknowledged} of {first.total} data points were acknowledged by {first.url}: {first.error}")
-    return MetricsExport(first.url, first.protocol, first.total, first.acknowledged, first.rejected, first.error or None)
+    note = f"no metrics are taken there: {first.error}" if first.absent else first.error or None
+    return MetricsExport(first.url, first.protocol, first.total, first.acknowledged, first.rejected, note)

@@ -26,7 +26,7 @@ def endpoint_of(server, protocol, **more):
 def test_every_span_once(receiver, run_folder, protocol, compression):
     """What two writers spooled before and during the run arrives, each span once, and the summary says so."""
     write_spool(run_folder, "driver", range(100))
-    handle = ExporterHandle.start(str(run_folder), [endpoint_of(receiver, protocol, compression=compression)])
+    handle = ExporterHandle.start(str(run_folder), [endpoint_of(receiver, protocol, compression=compression)], exit_timeout_s=20)
     receiver.wait_for(100)
     write_spool(run_folder, "driver", range(100, 150))
     write_spool(run_folder, "worker-0", range(150, 3000), service="other")
