@@ -127,7 +127,7 @@ def get(url: str, *, accept: str = "application/json", **query: str) -> tuple[in
     """Return status and body of an answer, errors too."""
     whole = f"{url}?{urllib.parse.urlencode(query)}" if query else url
     try:
-        with urllib.request.urlopen(urllib.request.Request(whole, headers={"accept": accept}), timeout=60) as response:
+        with urllib.request.urlopen(urllib.request.Request(whole, headers={"accept": accept}), timeout=300) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
