@@ -141,6 +141,7 @@ def test_the_language_model_pipeline_in_the_receiver(tmp_path, receiver, protoco
     items = sum(step.items.count for step in steps if step.items is not None)
     workers = len(record.workers)
     phases = kinds.pop("phase")
+    assert 0 < kinds.pop("fan_out") <= items
     assert kinds == {
         "run": 1,
         "level": len(record.levels),
@@ -167,7 +168,7 @@ def check_small(done, cwd, received):
     check_run(record)
     kinds = check_received(received(record), record, "exp")
     assert {kind for kind, count in kinds.items() if count} == {
-        *("run", "level", "step", "queue", "load", "task", "verify", "store", "backoff", "phase", "gate", "worker", "worker_init", ""),
+        *("run", "level", "step", "queue", "load", "task", "verify", "store", "backoff", "phase", "fan_out", "gate", "worker", "worker_init", ""),
     }
     assert kinds["task"] == 6 + 3  # two, use, flaky twice, broken; three items
     assert kinds["gate"] == len(record.gates) == 3

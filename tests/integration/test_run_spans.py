@@ -79,6 +79,7 @@ def test_every_kind_of_span_has_its_name_and_parent(whole):
         "step": r"make/[ab]|use|flaky|everything",
         "task": "task _(make|use|flaky|item)",
         "phase": "write|flush|fan|square",
+        "fan_out": "map_tasks",
         "gate": "gate true",
         "worker": "worker",
         "worker_init": "worker init",

@@ -33,6 +33,7 @@ PARENTS = {
     "backoff": {"step"},
     "task": {"step", "task", "phase"},
     "phase": {"task", "phase", ""},
+    "fan_out": {"task", "phase", ""},
     "gate": {"run"},
     "worker": {"run"},
     "worker_init": {"worker"},
