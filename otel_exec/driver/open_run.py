@@ -184,8 +184,9 @@ class OpenRun:
         self._store.close()
 
     def _beat(self) -> None:
-        """Keep the status up to date until the block has ended."""
+        """Until the block has ended: bring finished spans from memory to the spool's file, where the exporter sees them, and keep the status up to date."""
         while not self._over.wait(_BEAT_S):
+            self._recorder.flush()
             now_ns = self._clock.now_ns()
             self._keeper.beat(
                 [
