@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 import ray
 
@@ -24,16 +25,18 @@ from otel_exec.execute.clock_offset import Offset, RoundTrip, estimate
 from otel_exec.execute.ray_outbox import Outbox
 from otel_exec.execute.ray_wire import NAMESPACE, Begun, Facts, Setup, Telling, decode, encode, home_name
 from otel_exec.record.process_id import boot_id
+from otel_exec.spans import provider
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from otel_exec.execute.base import RunSettings
+    from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["Presence"]
+__all__ = ["Guest", "Presence", "guest_of", "presence_of"]
 
 # What runs this long is told of; then each second.
 _SOON_S = 0.05
@@ -72,8 +75,9 @@ class Presence:
         folder = os.path.join(self.settings.run_folder, "spans")
         resource = {**dict(self.settings.resource), "host.name": socket.gethostname(), "process.pid": os.getpid()}
         self.outbox = Outbox(folder, f"worker-{number}", resource)
-        self.scratch = tempfile.mkdtemp(prefix="otel-exec-ray-")
-        self.table = OpenSpanTable(self.scratch, "open")
+        scratch = tempfile.mkdtemp(prefix="otel-exec-ray-")
+        self.table = OpenSpanTable(scratch, "open")
+        shutil.rmtree(scratch, ignore_errors=True)  # it is open: nothing is left behind, however this process ends
         self.recorder = Recorder(
             exec_id=exec_id,
             trace_id=self.settings.trace_id,
@@ -98,12 +102,14 @@ class Presence:
         self._listening = False
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._introduced = False
         self._first_ns, self._skew_ns, self._error_ns = first_ns + skew.offset_ns, -skew.offset_ns, skew.error_ns
 
     def ready(self) -> None:
-        """Say that this process takes attempts."""
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self.scratch)  # what lies in it is open: nothing is left behind, however this process ends
+        """Say that this process takes attempts; once."""
+        if self._introduced:
+            return
+        self._introduced = True
         started_ns = self._first_ns
         with contextlib.suppress(psutil.Error):
             born_ns = int(psutil.Process().create_time() * 1e9) - self._skew_ns
@@ -127,6 +133,8 @@ class Presence:
     def close(self) -> None:
         """The process works for another run from now on."""
         self._closed = True
+        _present.pop(self.exec_id, None)
+        _guests.pop(self.exec_id, None)
         self._awake.set()
         self.table.remove()
 
@@ -155,12 +163,15 @@ class Presence:
             self._begun = None
             return self.tellings, self._telling("")
 
+    def tell(self) -> Any:
+        """Tell what has finished now."""
+        with self._lock:
+            return self._send(self._telling(""))
+
     def flush(self) -> None:
         """Tell what has finished, and wait until it has arrived at the home actor: before something returns that nobody waits for."""
-        with self._lock:
-            sent = self._send(self._telling(""))
         with contextlib.suppress(Exception):
-            ray.get(sent, timeout=10)
+            ray.get(self.tell(), timeout=10)
 
     # --- the second thread ------------------------------------------------------------------------------------------------------------------------
 
@@ -236,6 +247,78 @@ class Presence:
                 self.obey(*future.result())
 
         self.home.listen.remote(self.uid).future().add_done_callback(heard)
+
+
+class Guest:
+    """The run in code of the user's own that Ray runs: its spans are recorded as the user's are, without `exec.kind`."""
+
+    def __init__(self, presence: Presence) -> None:
+        settings = presence.settings
+        self.presence = presence
+        self.recorder = Recorder(
+            exec_id=presence.exec_id,
+            trace_id=settings.trace_id,
+            clock=presence.clock,
+            spool=_Plain(presence.outbox),
+            sink=_drop,  # so that spans come as records, whose kind can be left out
+            sampled=settings.sampled,
+            trace_state=settings.trace_state,
+            limits=settings.limits,
+        )
+
+
+class _Plain:
+    """An outbox that leaves out what spans stand for."""
+
+    error: Exception | None = None
+    lost = 0
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def write(self, records: Sequence[SpanRecord]) -> None:
+        """Take in finished spans."""
+        self._outbox.write([msgspec.structs.replace(record, kind="") for record in records])
+
+    def line_of(self, record: SpanRecord) -> str:
+        """Return a record's line."""
+        return self._outbox.line_of(msgspec.structs.replace(record, kind=""))
+
+    def put(self, line: str, at_ns: int) -> None:
+        """Take in one line."""
+        self._outbox.put(line, at_ns)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+
+_present: dict[str, Presence] = {}
+_guests: dict[str, Guest] = {}
+_present_lock = threading.Lock()
+
+
+def presence_of(exec_id: str, first_ns: int) -> Presence:
+    """Return a run's presence in this process, made when it is first asked for."""
+    with _present_lock:
+        presence = _present.get(exec_id)
+        if presence is None:
+            presence = _present[exec_id] = Presence(exec_id, first_ns)
+        return presence
+
+
+def guest_of(exec_id: str, first_ns: int) -> Guest:
+    """Return what code of the user's own needs to be inside a run."""
+    guest = _guests.get(exec_id)
+    if guest is None:
+        presence = presence_of(exec_id, first_ns)
+        provider.install_global()
+        presence.ready()
+        guest = _guests[exec_id] = Guest(presence)
+    return guest
+
+
+def _drop(_records: Sequence[SpanRecord]) -> None:
+    """The numbers of steps are not made from the user's own spans."""
 
 
 def _ignore(_span_id: str, _how: str) -> None:

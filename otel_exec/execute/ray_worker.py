@@ -10,8 +10,10 @@ import contextlib
 import gc
 import itertools
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from otel_exec.execute.packing import Packer, StandInMain, open_blobs
 from otel_exec.execute.process_fan_out import run_remote_item
 from otel_exec.execute.ray_blobs import WorkerBlobs
 from otel_exec.execute.ray_capture import BorrowingCapture
-from otel_exec.execute.ray_presence import Presence
+from otel_exec.execute.ray_presence import presence_of
 from otel_exec.execute.ray_wire import Begun, ItemDone, ItemSent, StepDone, StepSent, encode
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.worker import run_attempt
@@ -81,12 +83,15 @@ class RayWorker:
 
     def __init__(self, exec_id: str, first_ns: int) -> None:
         self.exec_id = exec_id
-        self.presence = presence = Presence(exec_id, first_ns)
+        self.presence = presence = presence_of(exec_id, first_ns)
         settings, setup = presence.settings, presence.setup
         for path in setup.sys_path:
             if path not in sys.path:
                 sys.path.append(path)
-        self.capture = BorrowingCapture(os.path.join(presence.scratch, "output"), settings.log_cap_bytes, self._show if settings.show_output else None)
+        folder = tempfile.mkdtemp(prefix="otel-exec-ray-")
+        scratch = os.path.join(folder, "output")
+        self.capture = BorrowingCapture(scratch, settings.log_cap_bytes, self._show if settings.show_output else None)
+        shutil.rmtree(folder, ignore_errors=True)  # what lies in it is open: nothing is left behind, however this process ends
         self.blobs = WorkerBlobs(
             lambda digest: ray.get(presence.home.blob.remote(digest)),
             lambda digest, data: ray.get(presence.home.put_blob.remote(digest, data)),

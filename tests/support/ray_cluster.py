@@ -31,6 +31,18 @@ def start(**options):
     if os.environ.get("RAY_ADDRESS"):  # a developer's own, that stays up between sessions
         values = {key: value for key, value in values.items() if key in {"log_to_driver", "logging_level"}}
         ray.init(**values)
-    else:
-        ray.init(address="local", **values)
+        return ray
+    patiently(lambda: ray.init(address="local", **values), ray.shutdown)
     return ray
+
+
+def patiently(make, undo):
+    """Start something of Ray's; again where Ray's own patience, 30 s, was too short: machines that run other tests as well may be slower."""
+    for last in (False, False, True):
+        try:
+            return make()
+        except Exception as error:
+            if last or "timed out during startup" not in str(error):
+                raise
+            undo()
+    return None

@@ -1,0 +1,230 @@
+"""Ray code that users have already, inside a run's trace: their remote functions and actor classes carry the context with each call.
+
+What comes in: a remote function or an actor class. What goes out: one that is called in the same way. Outside of a run a call is what it was before. Nothing of Ray's own tracing is touched.
+
+Each call is a span under the code that made it, as the user's own spans are: with `exec.id`, without `exec.kind`. So is what is timed inside of it by `phase`: it stands in the trace, and in no step's numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.actor import ActorClass
+from ray.remote_function import RemoteFunction
+
+from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.errors import qualified_name
+from otel_exec.execute.ray_presence import guest_of
+from otel_exec.semconv import Outcome
+from otel_exec.spans.current import current_span_id
+from otel_exec.spans.failure import is_cancellation
+from otel_exec.spans.phases import TaskScope, current_scope, enter_scope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from otel_exec.execute.ray_presence import Guest
+
+__all__ = ["traced"]
+
+# (exec id, id of the span that called, the attributes of its task, its node id); `None` outside of a run.
+_Carrier = tuple[str, str, dict[str, Any], str] | None
+
+
+def traced(target: Any) -> Any:
+    """Return a remote function or actor class whose calls, made inside a step, belong to the run's trace; generators and async actors included.
+
+    Args:
+        target: what `ray.remote` made; its options stay.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(target, RemoteFunction):
+        options = {key: value for key, value in target._default_options.items() if value is not None}
+        wrapped = _wrap(target._function, target._function.__qualname__)
+        return _Calling(ray.remote(**options)(wrapped) if options else ray.remote(wrapped))
+    if isinstance(target, ActorClass):
+        meta = target.__ray_metadata__
+        options = {key: value for key, value in target._default_options.items() if value is not None}
+        cls = _traced_class(meta.modified_class)
+        return _ActorMaker(ray.remote(**options)(cls) if options else ray.remote(cls))
+    raise TypeError(f"traced() takes what ray.remote made, a remote function or an actor class, not {target!r}")
+
+
+class _Calling:
+    """A remote function, or a method of an actor, that sends the carrier first."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        return self._target.remote(_carrier(), *args, **kwargs)
+
+    def options(self, **options: Any) -> _Calling:
+        return _Calling(self._target.options(**options))
+
+
+class _ActorMaker:
+    """An actor class whose handles send the carrier with each call."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def remote(self, *args: Any, **kwargs: Any) -> _Actor:
+        return _Actor(self._target.remote(_carrier(), *args, **kwargs))
+
+    def options(self, **options: Any) -> _ActorMaker:
+        return _ActorMaker(self._target.options(**options))
+
+
+class _Actor:
+    """An actor's handle; it may be passed on to other tasks. `ray.kill` and the like take `handle`."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "handle":
+            raise AttributeError(name)
+        return _Calling(getattr(self.handle, name))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Actor, (self.handle,)
+
+
+def _carrier() -> _Carrier:
+    scope = current_scope()
+    if scope is None:
+        return None
+    return scope.recorder.exec_id, current_span_id(), dict(scope.attributes), scope.node_id
+
+
+def _traced_class(cls: type) -> type:
+    """Return a subclass whose own methods take the carrier first."""
+    methods: dict[str, Any] = {}
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if name == "__init__" or not name.startswith("__"):
+            methods[name] = _wrap(method, f"{cls.__name__}.{name}", method=True)
+    if "__init__" not in methods:
+        methods["__init__"] = _plain_init
+    return type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
+
+
+def _plain_init(self: Any, carrier: _Carrier) -> None:
+    del self, carrier
+
+
+def _wrap(fn: Callable[..., Any], name: str, *, method: bool = False) -> Callable[..., Any]:
+    """Return the function with the carrier as first argument (after `self`): of the same sort, so that Ray treats it as it did."""
+    title = f"ray {name.rpartition('.<locals>.')[2]}"
+
+    def split(args: tuple[Any, ...]) -> tuple[_Carrier, tuple[Any, ...]]:
+        return (args[1], (args[0], *args[2:])) if method else (args[0], args[1:])
+
+    wrapped: Callable[..., Any]
+    if inspect.isasyncgenfunction(fn):
+
+        async def wrapped(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            carrier, rest = split(args)
+            async with _inside_async(carrier, title):
+                async for value in fn(*rest, **kwargs):
+                    yield value
+
+    elif inspect.iscoroutinefunction(fn):
+
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            carrier, rest = split(args)
+            async with _inside_async(carrier, title):
+                return await fn(*rest, **kwargs)
+
+    elif inspect.isgeneratorfunction(fn):
+
+        def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            carrier, rest = split(args)
+            with _inside(carrier, title):
+                for value in fn(*rest, **kwargs):  # noqa: UP028  Ray sends into a generator what is not for it
+                    yield value
+
+    else:
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            carrier, rest = split(args)
+            with _inside(carrier, title):
+                return fn(*rest, **kwargs)
+
+    functools.update_wrapper(wrapped, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    vars(wrapped).pop("__wrapped__", None)  # Ray reads the signature: that of the wrapper takes anything
+    if method:
+        kind = inspect.Parameter
+        anything = [kind("self", kind.POSITIONAL_ONLY), kind("args", kind.VAR_POSITIONAL), kind("kwargs", kind.VAR_KEYWORD)]
+        vars(wrapped)["__signature__"] = inspect.Signature(anything)  # Ray leaves out a method's first parameter
+    return wrapped
+
+
+@contextlib.contextmanager
+def _inside(carrier: _Carrier, title: str) -> Iterator[None]:
+    if carrier is None:
+        yield
+        return
+    with _call(carrier, title) as guest:
+        yield
+    guest.presence.flush()
+
+
+@contextlib.asynccontextmanager
+async def _inside_async(carrier: _Carrier, title: str) -> AsyncIterator[None]:
+    if carrier is None:
+        yield
+        return
+    import asyncio
+
+    with _call(carrier, title) as guest:
+        yield
+    with contextlib.suppress(Exception):
+        await asyncio.wrap_future(guest.presence.tell().future())
+
+
+@contextlib.contextmanager
+def _call(carrier: tuple[str, str, dict[str, Any], str], title: str) -> Iterator[Guest]:
+    """Be inside the run for one call, and make its span."""
+    exec_id, parent_span_id, attributes, node_id = carrier
+    guest = guest_of(exec_id, time.time_ns())
+    recorder = guest.recorder
+    start_ns, span_id = recorder.clock.now_ns(), recorder.ids.span_id()
+    scope = TaskScope(recorder, span_id=span_id, node_id=node_id, sink=TaskFold(span_id, start_ns), attributes=attributes)
+    problem: BaseException | None = None
+    try:
+        with enter_scope(scope):
+            yield guest
+    except BaseException as error:
+        problem = error
+        raise
+    finally:
+        outcome = None
+        if problem is not None and not isinstance(problem, GeneratorExit):
+            outcome = (Outcome.CANCELLATION if is_cancellation(problem, interrupted=False) else Outcome.FAILURE).value
+        recorder.finish(
+            [
+                recorder.make(
+                    "",
+                    title,
+                    start_ns,
+                    recorder.clock.now_ns(),
+                    span_id=span_id,
+                    parent=parent_span_id,
+                    attributes=attributes,
+                    error_type=qualified_name(type(problem)) if outcome is not None and problem is not None else None,
+                    message=str(problem) if outcome is not None else "",
+                    remote=True,
+                )
+            ]
+        )
+        if problem is not None:
+            with contextlib.suppress(Exception):
+                guest.presence.tell()

@@ -1,0 +1,163 @@
+"""Whole runs on Ray: held against the same checks as all others, and against the same experiment in worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import ray_steps
+from support.run_checks import check_run, step_named
+
+from otel_exec import StepsFailed, read_run
+from otel_exec.testing import recorded_spans, run_in
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+
+
+def _gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_worker_that_dies_costs_its_attempt(tmp_path):
+    """SIGKILL in mid attempt: an error span with worker_died that keeps the phases told before, and a second attempt that is linked to it and succeeds."""
+    record = run_in(tmp_path, ray_steps.dying(str(tmp_path / "x")), executor="ray", grace_s=1.0)
+    trace = check_run(record)
+    died = step_named(record, "dies once")
+    assert [attempt.outcome for attempt in died.attempts] == ["error", "success"]
+    assert died.attempts[0].error.type == "worker_died"
+    first, second = trace.of("task", node_name="dies once")
+    assert first.attributes["error.type"] == "worker_died"
+    assert [(link.span_id, link.edge) for link in second.links] == [(first.span_id, "retry")]
+    assert [span.name for span in trace.of("phase", exec_attempt=1)] == ["early", "late"]
+    dead = next(worker for worker in record.workers if worker.died)
+    assert (dead.worker_id, dead.host, len(dead.node)) == (died.attempts[0].worker_id, os.uname().nodename, 56)
+
+
+def test_an_item_whose_worker_dies_is_tried_again(tmp_path):
+    """The fan-out goes on; the item's lost attempt is an error span under the phase that called."""
+    record = run_in(tmp_path, ray_steps.fanning(str(tmp_path / "y")), executor="ray")
+    trace = check_run(record)
+    items = [span for span in trace.of("task") if "/" in span.attributes["exec.task.id"]]
+    assert [span.attributes["exec.outcome"] for span in items] == ["error", "success"]
+    assert items[0].attributes["error.type"] == "worker_died"
+    assert {trace.parent(span).name for span in items} == {"fan"}
+    assert len({span.attributes["exec.worker.id"] for span in items}) == 2
+
+
+def test_the_users_exception_arrives_as_itself(tmp_path):
+    """No wrapper of Ray's is left around it."""
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, ray_steps.failing("z"), executor="ray")
+    assert type(caught.value.__cause__) is LookupError
+    assert step_named(caught.value.record, "fails").error.type == "LookupError"
+
+
+def test_a_timeout_ends_the_task_and_what_it_started(tmp_path):
+    """The attempt is a timeout, and the process that it had started is gone."""
+    path = tmp_path / "pid"
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, ray_steps.hanging(str(path)), executor="ray")
+    assert {attempt.outcome for attempt in step_named(caught.value.record, "hangs").attempts} == {"timeout"}
+    deadline = time.monotonic() + 20
+    while not _gone(int(path.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_no_node_has_is_said_while_it_waits(tmp_path):
+    """The record's warning names the resource, how much of it there is and what the nodes have."""
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, ray_steps.wanting(str(tmp_path / "x")), executor="ray", timeout_s=8.0)
+    (warning,) = [each for each in caught.value.record.warnings if each.code == "not_schedulable"]
+    assert "wants unobtainium: no node of the Ray cluster has 1 of unobtainium (the most that a node has is 0)" in warning.message
+    assert "CPU 3" in warning.message
+
+
+def test_two_runs_at_once_in_one_cluster(tmp_path):
+    """Both end, with their own workers' numbers, spans and files."""
+    records = {}
+
+    def one(name):
+        records[name] = run_in(tmp_path / name, ray_steps.fanning(str(tmp_path / name / "y")), executor="ray")
+
+    threads = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        threads.append(threading.Thread(target=one, args=(name,)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert {record.outcome for record in records.values()} == {"success"}
+    for record in records.values():
+        assert {span.trace_id for span in recorded_spans(record)} == {record.trace_id}
+
+
+def test_calls_of_the_users_own_remote_code_belong_to_the_trace(tmp_path):
+    """traced(): functions, generators, actors and async actors are spans under the phase that called, as the user's own; what they time lies in them and in no numbers."""
+    record = run_in(tmp_path, ray_steps.using_ray("w"), executor="ray")
+    trace = check_run(record)
+    calls = [span for span in trace.of("") if span.name.startswith("ray ")]
+    made = {"ray Adder.__init__": 1, "ray Waiter.__init__": 1}
+    assert Counter(span.name for span in calls) == {"ray double": 2, "ray count": 1, "ray Adder.add": 1, "ray Waiter.wait": 1, **made}
+    assert {trace.parent(span).name for span in calls} == {"ours"}
+    assert Counter(trace.parent(span).name for span in trace.of("") if span.name == "doubling") == {"ray double": 2}
+    assert set(step_named(record, "uses ray").phases) == {"ours"}
+
+
+def _shape(record):
+    """The set of spans without what differs from run to run: (kind, name, parent's name, links' names)."""
+    spans = {span.span_id: span for span in recorded_spans(record)}
+    found = Counter()
+    for span in spans.values():
+        if span.kind in {"worker", "worker_init"}:
+            continue
+        parent = spans.get(span.parent_span_id)
+        links = tuple(sorted(spans[link.span_id].name for link in span.links if link.span_id in spans))
+        found[span.kind, span.name, parent.name if parent else "", links] += 1
+    return found
+
+
+def _keys(value, where=""):
+    if isinstance(value, dict):
+        return {where} | {key for name, part in value.items() for key in _keys(part, f"{where}.{name}")}
+    if isinstance(value, list):
+        return {where} | {key for part in value for key in _keys(part, where + "[]")}
+    return {where}
+
+
+def test_the_example_is_the_same_on_ray_as_in_processes(tmp_path, shared_ray):
+    """examples/lm_pipeline.py: the same outputs, byte for byte, the same spans with the same parents and links, the same keys in the record."""
+    address = shared_ray.get_runtime_context().gcs_address
+    records, outputs = {}, {}
+    for executor in ("processes", "ray"):
+        place = tmp_path / executor
+        place.mkdir()
+        command = [sys.executable, str(ROOT / "examples" / "lm_pipeline.py"), "--small", "--executor", executor, "--prefix", str(place / "out")]
+        environ = {**os.environ, "RAY_ADDRESS": address, "OTEL_EXEC_PREFIX": ""}
+        subprocess.run([*command, "--run-json", str(place / "run.json")], check=True, cwd=place, env=environ, capture_output=True, timeout=400)
+        records[executor] = read_run(str(place / "run.json"))
+        found = {
+            path.relative_to(place / "out"): path
+            for path in (place / "out").rglob("*")
+            if path.is_file() and ".e" not in str(path) and ".otel" not in str(path)
+        }
+        outputs[executor] = {str(name): path.read_bytes().replace(str(place).encode(), b"") for name, path in found.items()}
+    assert outputs["ray"].keys() == outputs["processes"].keys()
+    assert {name for name in outputs["ray"] if outputs["ray"][name] != outputs["processes"][name]} == set()
+    assert _shape(records["ray"]) == _shape(records["processes"])
+    one, other = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("ray", "processes"))
+    volatile = (".warnings", ".environment", ".experiment", "helped", ".attempts[].error", ".exact", ".workers[].died")
+    difference = {key for key in _keys(one) ^ _keys(other) if not any(word in key for word in volatile)}
+    assert difference == set()

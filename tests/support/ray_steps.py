@@ -1,0 +1,134 @@
+"""Steps for runs on Ray. A module of its own, so that workers import little."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from otel_exec import deferred, map_tasks, phase, step
+
+
+def first_time(path):
+    """Whether nobody has asked with this path before."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def wait_until(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def _die_once(config):
+    with phase("early"):
+        pass
+    if first_time(config["path"] + ".died"):
+        with phase("late"):
+            time.sleep(1.5)  # what finished is told about each second
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _item_that_dies_once(path):
+    if first_time(path + ".item"):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.path.basename(path)
+
+
+def _fan(config):
+    with phase("fan"):
+        assert map_tasks(_item_that_dies_once, [config["path"]]) == [os.path.basename(config["path"])]
+
+
+def _raise(config):
+    raise LookupError(f"no {config['path']}")
+
+
+def _hang(config):
+    import subprocess
+
+    child = subprocess.Popen(["sleep", "600"])
+    with open(config["path"], "w") as file:
+        file.write(str(child.pid))
+    while True:
+        time.sleep(0.05)
+
+
+die_once, fan, fail, hang = (deferred(each) for each in (_die_once, _fan, _raise, _hang))
+
+
+@step("dies once")
+def dying(path):
+    return die_once({"path": path})
+
+
+@step("fans")
+def fanning(path):
+    return fan({"path": path})
+
+
+@step("fails")
+def failing(path):
+    return fail({"path": path})
+
+
+@step("hangs", timeout=1.5)
+def hanging(path):
+    return hang({"path": path})
+
+
+@step("wants {what}", resources={"unobtainium": 1}, timeout=600)
+def wanting(path, what="unobtainium"):
+    return die_once({"path": path})
+
+
+def _use_ray(config):
+    import ray
+
+    from otel_exec.on_ray import traced
+
+    @traced
+    @ray.remote
+    def double(n):
+        with phase("doubling"):
+            return 2 * n
+
+    @traced
+    @ray.remote
+    def count(n):
+        yield from range(n)
+
+    @traced
+    @ray.remote
+    class Adder:
+        def __init__(self, start):
+            self.total = start
+
+        def add(self, n):
+            self.total += n
+            return self.total
+
+    @traced
+    @ray.remote
+    class Waiter:
+        async def wait(self, n):
+            return n
+
+    with phase("ours"):
+        assert ray.get([double.remote(n) for n in (1, 2)]) == [2, 4]
+        assert [ray.get(ref) for ref in count.remote(3)] == [0, 1, 2]
+        adder = Adder.remote(10)
+        assert ray.get(adder.add.remote(5)) == 15
+        assert ray.get(Waiter.remote().wait.remote(7)) == 7
+
+
+use_ray = deferred(_use_ray)
+
+
+@step("uses ray")
+def using_ray(path):
+    return use_ray({"path": path})
