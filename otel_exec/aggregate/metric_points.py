@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from otel_exec.aggregate.histogram import value_of
 from otel_exec.aggregate.tally import counts
-from otel_exec.aggregate.task_fold import NODES_ROW
 from otel_exec.semconv import (
     ERROR_WORKER_DIED,
     EXEC_NAME,
@@ -31,6 +30,7 @@ from otel_exec.semconv import (
     METRIC_WORKER_INIT,
     METRIC_WORKERS,
     METRICS,
+    NODES_ROW,
     Outcome,
 )
 from otel_exec.spans.metric_record import BOUNDS_NS, CountPoint, DurationPoint, MetricRecord

@@ -17,9 +17,12 @@ opens beside another one, or closes before one inside it, ends that until all ar
 from __future__ import annotations
 
 from otel_exec.aggregate.folds import PhaseFold
+from otel_exec.semconv import NODES_ROW, OTHERS_ROW
 
-__all__ = ["Open", "Sweep"]
+__all__ = ["MAX_NAMES", "Open", "Sweep"]
 
+# Names that are made up endlessly must not grow us: what opens under a further one counts in the row `(others)`.
+MAX_NAMES = 1000
 _SHIFT = 40
 _MASK = (1 << _SHIFT) - 1
 # Durations are folded so many at a time.
@@ -107,7 +110,7 @@ class Sweep:
                 at_ns = self.last_ns
             group = self.names.get(name)
             if group is None:
-                group = self.names[name] = _Name()
+                group = self._new_name(name)
             if not group.open:
                 group.since_ns = at_ns
             group.open += 1
@@ -151,9 +154,7 @@ class Sweep:
             self._top = below
         else:
             if top is not None:
-                self._open[span_id] = phase
                 self._spread(top)
-                del self._open[span_id]
             at_ns = self._advance(at_ns)
             duration_ns = at_ns - phase.start_ns
             self._close_beside(phase, at_ns)
@@ -177,6 +178,18 @@ class Sweep:
             group.settle()
         return phase
 
+    def above(self, span_id: str, node: str) -> str:
+        """Return the nearest open phase of a node, from `span_id` upwards through what is open; `span_id` itself where there is none."""
+        opens = self._open
+        phase = opens.get(span_id)
+        for _ in range(len(opens)):  # what others wrote into a spool may hold circles
+            if phase is None:
+                break
+            if phase.node == node:
+                return phase.span_id
+            phase = opens.get(phase.parent)
+        return span_id
+
     def folds(self) -> dict[str, PhaseFold]:
         """Return the folds by name, in order of first opening; whole after `finish`."""
         return {name: group.settle() for name, group in self.names.items()}
@@ -198,6 +211,15 @@ class Sweep:
         for _, name in rests[:missing]:
             self.names[name].fold.share_ns += 1
         return busy_ns
+
+    def _new_name(self, name: str) -> _Name:
+        names = self.names
+        if len(names) >= MAX_NAMES and name != NODES_ROW:
+            name = OTHERS_ROW
+        group = names.get(name)
+        if group is None:
+            group = names[name] = _Name()
+        return group
 
     # --- phases beside each other ------------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +245,7 @@ class Sweep:
         at_ns = self._advance(at_ns)
         group = self.names.get(name)
         if group is None:
-            group = self.names[name] = _Name()
+            group = self._new_name(name)
         if not group.open:
             group.since_ns = at_ns
         group.open += 1

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.folds import NodeFold, PhaseFold, TaskSums
 from otel_exec.aggregate.sweep import Sweep
 from otel_exec.aggregate.timing_collector import add_row
-from otel_exec.semconv import NODE_ID, TOKEN_KEYS, Kind
+from otel_exec.semconv import NODE_ID, NODES_ROW, OTHERS_ROW, TOKEN_KEYS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["NODES_ROW", "TOKEN_KEYS", "TaskFold", "fold_spans", "fold_task"]
+__all__ = ["MAX_NODES", "TaskFold", "fold_spans", "fold_task"]
 
-# The row of the step's own phases that stands for all phases of other nodes.
-NODES_ROW = "(nodes)"
+# Other nodes that a task keeps apart; the phases of further ones count for a node `(others)`. Of each node so many names: `sweep.MAX_NAMES`.
+MAX_NODES = 1000
 _STATUS_ERROR = 2
 _OPEN, _CLOSE = 0, 1
 _FOLDED = frozenset({Kind.PHASE, Kind.FAN_OUT})
@@ -37,22 +37,26 @@ class TaskFold:
     """The sink of one task's phases (`spans.scope.PhaseSink`). Not thread-safe by itself: its caller holds a lock.
 
     Phases with a `node_id` of their own are folded a second time among themselves into `sums.nodes` (their shares add up to the node's union), and
-    stand in the step's own folds as one row, `NODES_ROW`.
+    stand in the step's own folds as one row, `NODES_ROW`. Among themselves: a phase's parent is then the nearest open one of its node around it.
 
     Args:
         task_span_id: the task's span: the parent of phases that lie in no other.
         start_ns: when the task began; phases that began earlier count from there.
+
+    `dropped`: the first execution id of the user's that had to make room in `foreign_ids`, for `say_dropped`.
     """
 
     sums: TaskSums
     foreign_ids: dict[str, dict[str, dict[str, int]]]
     unaccounted_ns: int
+    dropped: str | None
 
     def __init__(self, task_span_id: str, start_ns: int) -> None:
         self.task_span_id = task_span_id
         self.start_ns = start_ns
         self.sums = TaskSums()
         self.foreign_ids = {}
+        self.dropped = None
         self.unaccounted_ns = 0
         self._sweep = self.own = Sweep(start_ns)
         self._node_sweeps: dict[str, Sweep] = {}
@@ -65,11 +69,15 @@ class TaskFold:
         if node_id is None:
             self._sweep.opened(span_id, parent_span_id, name, at_ns, None)
             return
-        self._sweep.opened(span_id, parent_span_id, NODES_ROW, at_ns, node_id)
         sweep = self._node_sweeps.get(node_id)
         if sweep is None:
-            sweep = self._node_sweeps[node_id] = Sweep(max(self.start_ns, at_ns))
-        sweep.opened(span_id, parent_span_id, name, at_ns, None)
+            if len(self._node_sweeps) >= MAX_NODES:
+                node_id = OTHERS_ROW
+            sweep = self._node_sweeps.get(node_id)
+            if sweep is None:
+                sweep = self._node_sweeps[node_id] = Sweep(max(self.start_ns, at_ns))
+        sweep.opened(span_id, self._sweep.above(parent_span_id, node_id), name, at_ns)
+        self._sweep.opened(span_id, parent_span_id, NODES_ROW, at_ns, node_id)
 
     def wait_opened(self, span_id: str, parent_span_id: str, at_ns: int) -> None:
         """The task waits in `map_tasks` from here on, until `closed`."""
@@ -91,7 +99,9 @@ class TaskFold:
 
     def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
         """A phase ended that the user's code keeps under an execution id of its own."""
-        add_row(self.foreign_ids, exec_id, node_id, name, duration_ns)
+        dropped = add_row(self.foreign_ids, exec_id, node_id, name, duration_ns)
+        if self.dropped is None:
+            self.dropped = dropped
 
     def totals(self, own_node: str) -> dict[str, dict[str, int]]:
         """Return what the phases that have ended come to in nanoseconds, by node and name."""
@@ -155,14 +165,17 @@ def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
     spans.pop(task.span_id, None)
     fold = TaskFold(task.span_id, task.start_ns)
     own_node = task.attributes.get(NODE_ID)
-    events: list[tuple[int, int, str, SpanRecord]] = []
+    depths: dict[str, int] = {}
+    events: list[tuple[int, int, int, str, SpanRecord]] = []
     for record in spans.values():
         if record.kind not in _FOLDED or record.start_ns > task.end_ns or not _in_task(record, task, spans):
             continue
-        events.append((max(record.start_ns, task.start_ns), _OPEN, record.span_id, record))
-        events.append((max(min(record.end_ns, task.end_ns), task.start_ns), _CLOSE, record.span_id, record))
-    events.sort(key=lambda event: event[:3])
-    for at_ns, what, span_id, record in events:
+        # Of what opened in one instant the outer goes first, as it did.
+        depth = _depth(record, spans, depths)
+        events.append((max(record.start_ns, task.start_ns), _OPEN, depth, record.span_id, record))
+        events.append((max(min(record.end_ns, task.end_ns), task.start_ns), _CLOSE, depth, record.span_id, record))
+    events.sort(key=lambda event: event[:4])
+    for at_ns, what, _, span_id, record in events:
         if what == _OPEN and record.kind == Kind.FAN_OUT:
             fold.wait_opened(span_id, _phase_above(record, spans), at_ns)
         elif what == _OPEN:
@@ -193,6 +206,20 @@ def _phase_above(record: SpanRecord, spans: dict[str, SpanRecord]) -> str:
         seen.add(parent)
         parent = above.parent_span_id
     return parent
+
+
+def _depth(record: SpanRecord, spans: dict[str, SpanRecord], depths: dict[str, int]) -> int:
+    """Return how many spans lie above one; `depths` remembers what was found."""
+    trail: list[str] = []
+    here: SpanRecord | None = record
+    while here is not None and here.span_id not in depths and len(trail) <= len(spans):  # a spool that others can write to may hold circles
+        trail.append(here.span_id)
+        here = spans.get(here.parent_span_id)
+    depth = -1 if here is None else depths.get(here.span_id, -1)
+    for span_id in reversed(trail):
+        depth += 1
+        depths[span_id] = depth
+    return depths[record.span_id]
 
 
 def _in_task(record: SpanRecord, task: SpanRecord, spans: dict[str, SpanRecord]) -> bool:

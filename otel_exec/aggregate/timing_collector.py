@@ -14,10 +14,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from otel_exec.semconv import NODES_ROW, OTHERS_ROW
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Rows", "TimingCollector", "add_row", "add_rows", "timing_collector"]
+    from otel_exec.aggregate.folds import TaskSums
+
+__all__ = ["Rows", "TimingCollector", "add_row", "add_rows", "say_dropped", "timing_collector"]
 
 # Execution id, node id, name of a phase, nanoseconds in all.
 Rows = dict[str, dict[str, dict[str, int]]]
@@ -26,8 +30,8 @@ Rows = dict[str, dict[str, dict[str, int]]]
 MAX_IDS = 1000
 MAX_NODES = 10_000
 MAX_NAMES = 1000
-OTHERS = "(others)"
 
+_said = False
 _log = logging.getLogger("otel_exec.spans")
 
 
@@ -43,10 +47,10 @@ def add_row(rows: Rows, exec_id: str, node_id: str, name: str, duration_ns: int)
     names = nodes.get(node_id)
     if names is None:
         if len(nodes) >= MAX_NODES:
-            node_id = OTHERS
+            node_id = OTHERS_ROW
         names = nodes.setdefault(node_id, {})
     if name not in names and len(names) >= MAX_NAMES:
-        name = OTHERS
+        name = OTHERS_ROW
     names[name] = names.get(name, 0) + duration_ns
     return dropped
 
@@ -61,6 +65,14 @@ def add_rows(into: Rows, rows: Rows) -> str | None:
     return dropped
 
 
+def say_dropped(exec_id: str | None) -> None:
+    """Log, once a process, that an execution's durations were forgotten to make room; `None` says nothing. Not under a lock: a log handler may be the user's own."""
+    global _said
+    if exec_id is not None and not _said:
+        _said = True
+        _log.warning("timing_collector holds %d execution ids and forgets the oldest ones, first %s: pop() what was read", MAX_IDS, exec_id)
+
+
 class TimingCollector:
     """Durations by execution id: the total of each phase of each node, in milliseconds.
 
@@ -72,7 +84,6 @@ class TimingCollector:
         self._rows: Rows = {}
         self._lock = threading.Lock()
         self._running: Callable[..., Iterable[Mapping[str, Mapping[str, int]]]] | None = None
-        self._warned = False
         _collectors.add(self)
 
     def get(self, exec_id: str) -> dict[str, dict[str, float]]:
@@ -95,8 +106,7 @@ class TimingCollector:
         """Add the duration of one occurrence, nanoseconds."""
         with self._lock:
             dropped = add_row(self._rows, exec_id, node_id, phase, duration_ns)
-        if dropped is not None:
-            self._say_dropped(dropped)
+        say_dropped(dropped)
 
     def add_rows(self, rows: Rows) -> None:
         """Add many."""
@@ -104,8 +114,14 @@ class TimingCollector:
             return
         with self._lock:
             dropped = add_rows(self._rows, rows)
-        if dropped is not None:
-            self._say_dropped(dropped)
+        say_dropped(dropped)
+
+    def add_task(self, exec_id: str, node_id: str, sums: TaskSums, foreign_ids: Rows) -> None:
+        """Add what a task of an execution has come to once it is over: its own phases, those of other nodes, and what it kept under execution ids of its own."""
+        own = {node_id: sums.phases, **{node: fold.phases for node, fold in sums.nodes.items()}}
+        rows = {node: {name: fold.total_ns for name, fold in folds.items() if name != NODES_ROW} for node, folds in own.items() if folds}
+        self.add_rows({exec_id: rows} if rows else {})
+        self.add_rows(foreign_ids)
 
     def watch(self, running: Callable[..., Iterable[Mapping[str, Mapping[str, int]]]]) -> None:
         """Have `running(exec_id, take=...)` asked for what tasks that have not ended yet have so far."""
@@ -122,11 +138,6 @@ class TimingCollector:
             for nodes in self._running(exec_id, take=take):
                 add_rows(found, {exec_id: {node_id: dict(names) for node_id, names in nodes.items()}})
         return {node_id: {name: total_ns / 1e6 for name, total_ns in names.items()} for node_id, names in found.get(exec_id, {}).items()}
-
-    def _say_dropped(self, exec_id: str) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("timing_collector holds %d execution ids and forgets the oldest ones, first %s: pop() what was read", MAX_IDS, exec_id)
 
     def _after_fork(self) -> None:
         # Another thread of the parent may have held it.

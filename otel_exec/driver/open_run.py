@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec import semconv
 from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.aggregate.timing_collector import say_dropped, timing_collector
 from otel_exec.clock import AnchoredClock
 from otel_exec.complete import fold_forked
 from otel_exec.driver.followers import Followers
@@ -33,10 +34,13 @@ from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.scope import TaskScope, enter_scope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from otel_exec.config import Config
     from otel_exec.execute.base import RunSettings
     from otel_exec.record.model import Experiment
     from otel_exec.record.run_store import RunStore
+    from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["OpenRun", "begin"]
 
@@ -105,6 +109,8 @@ class OpenRun:
             attributes={semconv.NODE_ID: self._name, semconv.NODE_NAME: self._name, semconv.EXEC_ATTEMPT: 1},
             max_spans=settings.max_task_spans,
         )
+        self._end_ns = start_ns
+        self._finished: list[SpanRecord] = []
         self._entered = ExitStack()
         self._entered.enter_context(joined_here(install_provider=False))
         self._entered.enter_context(enter_scope(self._scope))
@@ -121,10 +127,11 @@ class OpenRun:
         outcome, error_type, message = _outcome(error)
         self._aggregator.record.outcome = str(outcome)
         try:
-            self._entered.close()
-            end_ns = self._clock.now_ns()  # after what other threads of the block still told
+            with ExitStack() as then:  # the fold ends, and is told of, whatever leaving the block comes to
+                then.callback(self._fold_ends)
+                self._entered.close()
+            end_ns = self._end_ns
             self._table.close(self._slot)
-            self._fold.finish(end_ns)
             attributes = {**self._scope.base, semconv.EXEC_TASK_ID: self._name, semconv.CODE_FUNCTION: self._name}
             task = self._recorder.make(
                 Kind.TASK,
@@ -140,7 +147,7 @@ class OpenRun:
             )
             run = run_span(self._recorder, self._name, self._start_ns, end_ns, outcome, span_id=self._root, parent=self._parent)
             self._recorder.finish([task, run])
-            self._end_ns, self._finished = end_ns, [task, run]
+            self._finished = [task, run]
         except Exception as problem:
             _log.warning("the end of %s could not be recorded: %s", self._name, problem)
 
@@ -148,40 +155,61 @@ class OpenRun:
         """Write the record and give the exporter its time, once the block was left. From any thread; never raises."""
         if os.getpid() != self._pid:
             return
-        aggregator = self._aggregator
+        closings = (
+            self._stop_beats,
+            self._spool.close,
+            self._table.remove,
+            self._fold_in,
+            self._say_ended,
+            self._followers.finish_readers,
+            self._keeper.end,
+            self._export,
+            self._followers.print_to_console,
+            self._store.close,
+        )
+        with ExitStack() as stack:  # an interrupt in one of them, too, leaves none of those after it undone
+            for closing in reversed(closings):
+                stack.callback(self._try, closing)
+
+    def _try(self, closing: Callable[[], object]) -> None:
         try:
-            self._over.set()
-            self._beats.join()
-            self._spool.close()
-            self._table.remove()
-            aggregator.ingest(self._finished)
-            aggregator.fold(self._name, 1, self._fold.sums)
-            if self._scope.unspanned:
-                aggregator.unspanned.add((self._name, 1))
-            fold_forked(aggregator, self._store.spans_folder)
-            for code, message, count in self._recorder.take_warnings():
-                aggregator.warn(code, message, count)
-            if self._scope.unspanned:
-                aggregator.warn("phases_without_span", f"{self._name}: phases past the limit of spans a task were only counted", self._scope.unspanned)
-            self._store.journal([JournalLine(self._end_ns, "ended_run", outcome=aggregator.record.outcome)])
-            self._followers.finish_readers()
-            self._write()
+            closing()
         except Exception as problem:
             _log.warning("the record of %s may not be whole: %s", self._name, problem)
 
-    def _write(self) -> None:
-        try:
-            self._keeper.end()
-        finally:
-            summary = self._followers.finish_export()
+    def _fold_ends(self) -> None:
+        self._end_ns = self._clock.now_ns()  # after what other threads of the block still told
+        fold = self._fold
+        fold.finish(self._end_ns)
+        say_dropped(fold.dropped)
+        timing_collector.add_task(self.exec_id, self._name, fold.sums, fold.foreign_ids)
+
+    def _stop_beats(self) -> None:
+        self._over.set()
+        self._beats.join()
+
+    def _fold_in(self) -> None:
+        aggregator, unspanned = self._aggregator, self._scope.unspanned
+        aggregator.ingest(self._finished)
+        aggregator.fold(self._name, 1, self._fold.sums)
+        if unspanned:
+            aggregator.unspanned.add((self._name, 1))
+            aggregator.warn("phases_without_span", f"{self._name}: phases past the limit of spans a task were only counted", unspanned)
+        for code, message, count in self._recorder.take_warnings():
+            aggregator.warn(code, message, count)
+        fold_forked(aggregator, self._store.spans_folder)
+
+    def _say_ended(self) -> None:
+        self._store.journal([JournalLine(self._end_ns, "ended_run", outcome=self._aggregator.record.outcome)])
+
+    def _export(self) -> None:
+        summary = self._followers.finish_export()
         if summary is not None:
             export = exported(summary, self._aggregator)
             self._keeper.end(export)
             left = export.spans - export.spans_acknowledged - export.spans_rejected
             if left:
                 _log.warning("%s of %s spans of %s did not get out; otel-exec replay %s sends them", left, export.spans, self._name, self._store.run_folder)
-        self._followers.print_to_console()
-        self._store.close()
 
     def _beat(self) -> None:
         """Until the block has ended: bring finished spans from memory to the spool's file, where the exporter sees them, and keep the status up to date."""

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from otel_exec.aggregate.folds import ItemsFold, TaskSums
-from otel_exec.aggregate.timing_collector import add_rows
+from otel_exec.aggregate.timing_collector import add_rows, say_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,10 +133,11 @@ class Door:
         """Take in the numbers of one attempt at an item."""
         with self._lock:
             self._sums.merge(report.sums)
-            add_rows(self._foreign_ids, report.foreign_ids)
+            dropped = add_rows(self._foreign_ids, report.foreign_ids)
             self.unspanned += report.unspanned
             if report.items is not None:
                 self._merge_items(report.items)
+        say_dropped(dropped)
 
     def add_items(self, fold: ItemsFold) -> None:
         """Take in the numbers of a fan-out that is over."""

@@ -12,6 +12,7 @@ import msgspec
 from otel_exec import semconv
 from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.aggregate.timing_collector import say_dropped
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.execute.failure import describe
@@ -132,6 +133,7 @@ def run_item(
         error = ErrorInfo(semconv.ERROR_TIMEOUT, f"its timeout of {timeout_s:g} s passed; it could not be ended before it returned by itself")
     cpu_ns, peak_rss = context.meter.end() if measure else (None, None)
     fold.finish(end_ns)
+    say_dropped(fold.dropped)
     sums = fold.sums
     items = door.fold_into(sums, fold.foreign_ids)
     report = ItemReport(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from otel_exec import semconv
 from otel_exec.aggregate.folds import TaskSums
 from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.aggregate.timing_collector import say_dropped
 from otel_exec.errors import RecordError
 from otel_exec.execute import verify
 from otel_exec.execute.attempt_files import AttemptFiles
@@ -338,6 +339,7 @@ class _Attempt:
         if fold is not None:
             fold.finish(self.completed_ns)
             sums, foreign_ids = fold.sums, fold.foreign_ids
+            say_dropped(fold.dropped)
         items = None
         unspanned = scope.unspanned if scope is not None else 0
         if door is not None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
-from otel_exec.aggregate.task_fold import NODES_ROW
 from otel_exec.aggregate.timing_collector import timing_collector
 from otel_exec.execute.base import AttemptLost, Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
@@ -232,7 +231,7 @@ class Attempts:
         del self.running[key]
         self.aggregator.ingest(report.spans)
         self.aggregator.fold(report.node_id, report.attempt, report.sums, items=report.items)
-        self._collect(report)
+        timing_collector.add_task(self.aggregator.record.exec_id, report.node_id, report.sums, report.foreign_ids)
         if report.unspanned:
             self.aggregator.unspanned.add(key)
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
@@ -244,13 +243,6 @@ class Attempts:
             error = ErrorInfo(ERROR_CANCELLED, self._why_cancelled(), where=error.where if error is not None else None)
         ended = self._ended(running, report.outcome, error, report.settled_ns, log=report.log_path)
         return (*claimed, ended)
-
-    def _collect(self, report: TaskReport) -> None:
-        """Give the report's durations to `timing_collector`, for who asks for them in the driver."""
-        own = {report.node_id: report.sums.phases, **{node: fold.phases for node, fold in report.sums.nodes.items()}}
-        rows = {node: {name: fold.total_ns for name, fold in folds.items() if name != NODES_ROW} for node, folds in own.items() if folds}
-        timing_collector.add_rows({self.aggregator.record.exec_id: rows} if rows else {})
-        timing_collector.add_rows(report.foreign_ids)
 
     def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
         self.spans.refused(step.index, report.attempt, report.holder, report.claimed_ns)

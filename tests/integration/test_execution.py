@@ -14,11 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.run_checks import check_run
 
-from otel_exec import atime_phase, deferred, execution, output, phase, read_run, step, time_phase, timed
+from otel_exec import atime_phase, deferred, execution, output, phase, read_run, step, time_phase, timed, timing_collector
+from otel_exec import config as configuration
+from otel_exec.aggregate import timing_collector as collector_module
 from otel_exec.cli.main import main
+from otel_exec.driver.environment import experiment_of
+from otel_exec.driver.open_run import begin
 from otel_exec.errors import ConfigError, UsageError
+from otel_exec.record.record_file import read_record
 from otel_exec.report.breakdown import breakdown
 from otel_exec.semconv import Kind
+from otel_exec.spans.scope import scope_here
 from otel_exec.testing import recorded_spans, run_in
 
 
@@ -202,6 +208,55 @@ def test_inside_a_step_it_is_a_phase_of_the_step(tmp_path):
     assert set(record.steps[0].phases) == {"app", "work"}
     check_run(record)
     assert len(os.listdir(tmp_path / "exp/outputs/.otel_exec/runs")) == 1
+
+
+def test_what_it_came_to_stays_in_the_collector():
+    """After the block `timing_collector` has, under the run's id and under the program's own, what it had inside; `pop` forgets it and leaves the record."""
+    with execution("my-app", exec_id="workflow-18") as run:
+        exec_id = run.exec_id
+        with time_phase("workflow-18", "node_1", "llm"), phase("own"):
+            pass
+        inside = timing_collector.get("workflow-18")
+    assert set(inside["node_1"]) == {"llm"}
+    assert timing_collector.pop("workflow-18") == inside
+    assert timing_collector.get("workflow-18") == {}
+    total_ns = {node.node_id: {name: found.total_ns / 1e6 for name, found in node.phases.items() if name != "(nodes)"} for node in read_run().nodes}
+    assert timing_collector.pop(exec_id) == total_ns
+
+
+def test_ids_of_its_own_that_had_to_go_are_said(monkeypatch, caplog):
+    """A program that makes up more execution ids than are kept is told so once, by the first that was forgotten."""
+    monkeypatch.setattr(collector_module, "MAX_IDS", 2)
+    monkeypatch.setattr(collector_module, "_said", False)
+    with execution("my-app"):
+        for number in range(4):
+            with time_phase(f"e{number}", "n", "x"):
+                pass
+    assert [each.getMessage() for each in caplog.records] == [
+        "timing_collector holds 2 execution ids and forgets the oldest ones, first e0: pop() what was read"
+    ]
+    timing_collector.clear()
+
+
+def test_one_failure_at_the_end_leaves_nothing_else_undone(monkeypatch, caplog):
+    """Leaving the context, the status table and the journal fail: each is logged, and the record is written, whole, with the phases in it."""
+
+    def fails(*_):
+        raise RuntimeError("on purpose")
+
+    with caplog.at_level(logging.WARNING):
+        opened = begin(configuration.resolve({}, os.environ), experiment_of("my-app", None, []), alias="w")
+        with phase("work"):
+            pass
+        monkeypatch.setattr(opened, "_say_ended", fails)
+        monkeypatch.setattr(opened._table, "remove", fails)
+        opened._entered.callback(fails)
+        opened.close(None)
+    assert caplog.text.count("on purpose") == 3
+    record = read_record(os.path.join(opened._store.run_folder, "run.json"))
+    assert (record.outcome, nodes_of(record)) == ("success", {"my-app": {"work": 1}})
+    assert scope_here() is None
+    assert not opened._beats.is_alive()
 
 
 def test_a_forked_child_leaves_the_run_to_its_parent():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,20 @@ def by_definition(phases):
             names[phase.name][3] += 1
             names[phase.name][4] += Fraction(1, len(innermost))
     return names
+
+
+def among_themselves(mine, phases):
+    """Return a node's phases with its nearest phase as parent: upwards through whatever is open when they open; what opens in one instant does so before anything closes."""
+    by_id = {phase.span_id: phase for phase in phases}
+    own_ids = {phase.span_id for phase in mine}
+    found = []
+    for phase in mine:
+        above = by_id.get(phase.parent_span_id)
+        while above is not None and above.start_ns <= phase.start_ns <= above.end_ns and above.span_id not in own_ids:
+            above = by_id.get(above.parent_span_id)
+        is_open = above is not None and above.start_ns <= phase.start_ns <= above.end_ns
+        found.append(msgspec.structs.replace(phase, parent_span_id=above.span_id if is_open else phase.parent_span_id))
+    return found
 
 
 @given(forests())
@@ -98,7 +113,7 @@ def test_events_of_one_instant_may_come_in_any_order(phases, random):
 @given(forests(), st.lists(st.sampled_from(["n", "x", "y"]), min_size=9, max_size=9))
 @settings(max_examples=200, deadline=None)
 def test_shares_of_a_node_add_up_to_its_union(phases, nodes):
-    """Phases of other nodes stand in one row of the task, and each node's shares add up to the time in which it had any phase open."""
+    """Phases of other nodes stand in one row of the task; a node's numbers are those of its phases among themselves, and its shares add up to its union."""
     placed = [
         span(phase.span_id, phase.parent_span_id, phase.name, phase.start_ns, phase.end_ns, attributes={"node.id": node})
         for phase, node in zip(phases, nodes, strict=False)
@@ -111,6 +126,12 @@ def test_shares_of_a_node_add_up_to_its_union(phases, nodes):
         mine = [phase for phase in placed if phase.attributes["node.id"] == node]
         union = sum(any(phase.start_ns <= instant < phase.end_ns for phase in mine) for instant in range(END))
         assert sum(found.share_ns for found in own.values()) == union
+        expected = by_definition(among_themselves(mine, placed))
+        assert own.keys() == expected.keys()
+        for name, (count, total, wall, alone, share) in expected.items():
+            found = own[name]
+            assert (found.count, found.total_ns, found.union_ns, found.self_ns) == (count, total, wall, alone)
+            assert abs(found.share_ns - share) < 1
     others = [phase for phase in placed if phase.attributes["node.id"] != "n"]
     assert ("(nodes)" in folds) == bool(others)
     if others:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from otel_exec.aggregate import sweep as sweep_module
+from otel_exec.aggregate import task_fold as task_fold_module
 from otel_exec.aggregate.histogram import EXACT_LIMIT, Histogram
 from otel_exec.aggregate.task_fold import TaskFold, fold_spans, fold_task
 from otel_exec.spans.span_record import SpanRecord
@@ -112,6 +116,74 @@ def test_phases_of_other_nodes_are_kept_apart_with_their_tokens():
     assert numbers(folds["(nodes)"]) == (1, 20, 20, 20, 20)
     assert numbers(fold.sums.nodes["node_1"].phases["llm"]) == (1, 20, 20, 20, 20)
     assert (fold.sums.tokens, fold.sums.nodes["node_1"].tokens) == ({"tokens": 2}, {"tokens": 5})
+
+
+def nested_through_another():
+    """A node's phase, in it one of the step itself, in that the node's again: ids such that the innermost sorts first."""
+    attributes = {"node.id": "n"}
+    return [
+        SpanRecord("0" * 32, "c", T, "outer", "phase", 10, 90, {"node.id": "x"}),
+        SpanRecord("0" * 32, "b", "c", "mid", "phase", 10, 80, attributes),
+        SpanRecord("0" * 32, "a", "b", "inner", "phase", 10, 70, {"node.id": "x"}),
+    ]
+
+
+def test_a_nodes_phases_nest_through_those_of_another_node():
+    """The innermost is inside the node's outer one, though its parent is the step's: live, and again from spans that begin in one instant."""
+    live = TaskFold(T, 0)
+    live.opened("c", T, "outer", 10, node_id="x")
+    live.opened("b", "c", "mid", 10)
+    live.opened("a", "b", "inner", 10, node_id="x")
+    for span_id, at_ns in (("a", 70), ("b", 80), ("c", 90)):
+        live.closed(span_id, at_ns, error=False)
+    live.finish(100)
+    task = SpanRecord("0" * 32, T, "", "task f", "task", 0, 100, {"node.id": "n"})
+    for fold in (live, fold_task(task, nested_through_another())):
+        phases = fold.sums.nodes["x"].phases
+        assert numbers(phases["outer"]) == (1, 80, 80, 20, 20)
+        assert numbers(phases["inner"]) == (1, 60, 60, 60, 60)
+
+
+def test_phases_in_a_circle_end():
+    """A spool that others can write to may hold phases that are each other's parents: they are folded, and the fold ends."""
+    task = SpanRecord("0" * 32, T, "", "task f", "task", 0, 100, {"node.id": "n"})
+    circle = [SpanRecord("0" * 32, a, b, "p", "phase", 10, 20, {"node.id": node}) for a, b, node in (("a", "b", "n"), ("b", "a", "n"), ("c", "a", "x"))]
+    fold = fold_task(task, circle)
+    assert sum(found.share_ns for found in fold.sums.phases.values()) + fold.unaccounted_ns == 100
+    assert fold.sums.nodes["x"].phases["p"].count == 1
+
+
+@pytest.mark.parametrize("node", [None, "x"])
+def test_names_past_the_limit_are_one_row(monkeypatch, node):
+    """However many names a program makes up, so many rows are kept: the further ones count in `(others)`, and shares and rest are the task's time all the same."""
+    monkeypatch.setattr(sweep_module, "MAX_NAMES", 3)
+    fold = TaskFold(T, 0)
+    for index in range(10):
+        fold.opened(str(index), T, f"item {index}", index * 10, node_id=node)
+        fold.closed(str(index), index * 10 + 5, error=False)
+    fold.finish(100)
+    phases = fold.sums.phases if node is None else fold.sums.nodes[node].phases
+    assert list(phases) == ["item 0", "item 1", "item 2", "(others)"]
+    assert numbers(phases["(others)"]) == (7, 35, 35, 35, 35)
+    assert sum(found.share_ns for found in fold.sums.phases.values()) + fold.unaccounted_ns == 100
+
+
+def test_nodes_past_the_limit_are_one_node(monkeypatch):
+    """Phases of further nodes, and their tokens, count for a node `(others)`; in the step's own folds all stand in the row of other nodes, which no limit takes away."""
+    monkeypatch.setattr(task_fold_module, "MAX_NODES", 2)
+    monkeypatch.setattr(sweep_module, "MAX_NAMES", 1)
+    fold = TaskFold(T, 0)
+    fold.opened("own", T, "own", 0)
+    for index in range(5):
+        fold.opened(str(index), "own", "call", index * 10, node_id=f"n{index}")
+        fold.closed(str(index), index * 10 + 5, error=False, tokens={"tokens": 1})
+    fold.finish(100)
+    assert {node: (found.phases["call"].count, found.tokens) for node, found in fold.sums.nodes.items()} == {
+        "n0": (1, {"tokens": 1}),
+        "n1": (1, {"tokens": 1}),
+        "(others)": (3, {"tokens": 3}),
+    }
+    assert {name: found.count for name, found in fold.sums.phases.items()} == {"own": 1, "(nodes)": 5}
 
 
 def test_a_rebuilt_fold_looks_through_the_users_spans_and_not_into_items():

@@ -210,6 +210,7 @@ def test_what_is_read_is_a_copy():
 def test_the_collector_is_bounded(monkeypatch, caplog):
     """Past the bound the oldest execution goes, with one warning; nodes and names past theirs share a row."""
     monkeypatch.setattr(collector_module, "MAX_IDS", 2)
+    monkeypatch.setattr(collector_module, "_said", False)
     monkeypatch.setattr(collector_module, "MAX_NODES", 2)
     monkeypatch.setattr(collector_module, "MAX_NAMES", 2)
     collector = TimingCollector()
