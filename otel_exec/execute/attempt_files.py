@@ -63,10 +63,15 @@ class AttemptFiles:
     def begin(self) -> None:
         """Say RUNNING in the output folder, which the lock made, dated at created; raises `RecordError` or `OSError`."""
         envelope = self._envelope
-        if envelope.attempt == 1:
+        if envelope.attempt == 1 or (not envelope.locked and not self._said()):
             if self._rerun:  # an earlier run's log is not this one's
                 storage.remove(envelope.output_path + step_files.LOG)
             step_files.append_event(envelope.output_path, self._event(StatusWord.RUNNING, envelope.first_created_ns))
+
+    def _said(self) -> bool:
+        """Whether an earlier attempt of this run, of which nobody knows how far it came, said RUNNING."""
+        exec_id = self._recorder.exec_id
+        return any(event.status == StatusWord.RUNNING and event.exec_id == exec_id for event in step_files.read_events(self._envelope.output_path))
 
     def end(self, outcome: str, error: ErrorInfo | None, at_ns: int, started_ns: int, completed_ns: int) -> None:
         """Append the last event; raises `RecordError` or `OSError`."""

@@ -13,7 +13,7 @@ import queue
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -82,7 +82,7 @@ class _Held:
     done: StepDone | None
     error: BaseException | None
     until_s: float
-    asked: bool = field(default=False)
+    ticket: int = 0
 
 
 class RayExecutor:
@@ -146,7 +146,7 @@ class RayExecutor:
         )
         self._home: Any = home.remote(setup, settings.clock_offset_ns)
         self._home.resume.remote({}, self._blobs.gathered)
-        self._restarts = 0
+        self._restarts = self._asked = self._answered = 0
         self._take()
 
     def submit(self, envelope: TaskEnvelope, packed: object) -> None:
@@ -323,15 +323,14 @@ class RayExecutor:
                 self._buried(key)
         else:
             # What its worker told before it died may still be on its way.
-            self._held.append(_Held(sent, None, error, time.monotonic() + _PATIENCE_S))
-            self._ask_home()
+            self._held.append(_Held(sent, None, error, time.monotonic() + _PATIENCE_S, self._ask_home()))
 
     def _release(self) -> None:
         """See to what was held back, where what it waited for has come, or will not."""
         now = time.monotonic()
         held, self._held = self._held, []
         for each in held:
-            ready = each.asked if each.done is None else self._crew.knows(each.done.rest.number, each.done.tellings)
+            ready = self._answered >= each.ticket if each.done is None else self._crew.knows(each.done.rest.number, each.done.tellings)
             if not ready and now < each.until_s:
                 self._held.append(each)
             elif each.done is not None:
@@ -405,7 +404,9 @@ class RayExecutor:
         error = future.exception()
         if error is None:
             self._restarts = 0
-            self._crew.take_in(future.result(), self._notices)
+            taken = future.result()
+            self._crew.take_in(taken, self._notices)
+            self._answered = max(self._answered, taken[2])
         if self._stopped:
             return
         if error is not None:
@@ -415,17 +416,11 @@ class RayExecutor:
             self._home.resume.remote(self._crew.numbers(), self._blobs.gathered)
         self._take()
 
-    def _ask_home(self) -> None:
-        """Ask for what is there now: deaths that are held back wait for it."""
-        held = [each for each in self._held if each.done is None and not each.asked]
-
-        def answered(future: Future[Any]) -> None:
-            if future.exception() is None:
-                self._crew.take_in(future.result(), self._notices)
-            for each in held:
-                each.asked = True
-
-        self._home.take.remote(wait=False).future().add_done_callback(lambda future: self._inbox.put(lambda: answered(future)))
+    def _ask_home(self) -> int:
+        """Have all that was told up to now fetched; returns the ticket that comes with it."""
+        self._asked += 1
+        self._home.poke.remote(self._asked)
+        return self._asked
 
     def _cancel(self, sent: _Sent) -> None:
         """Take an attempt back where Ray has not given it to a worker; what runs goes on, since SIGINT alone ends nothing there."""

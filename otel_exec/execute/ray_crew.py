@@ -56,9 +56,9 @@ class Crew:
         self._skewed: set[str] = set()
         self.error: OSError | None = None
 
-    def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes]], notices: list[Notice]) -> None:
+    def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes], int], notices: list[Notice]) -> None:
         """Take in what the home actor handed on."""
-        facts, tellings = taken
+        facts, tellings, _ = taken
         for each in facts:
             self._introduced(each, notices)
         for data in tellings:
@@ -99,6 +99,8 @@ class Crew:
     def told(self, telling: Telling, notices: list[Notice]) -> None:
         """Take in one telling that has not come before."""
         member = self._members.setdefault(telling.number, Member(telling.number))
+        if member.gone:
+            return  # what was open in it has been closed by others
         self._append(member, telling.lines)
         worker_id = str(telling.number)
         notices.extend(Output(worker_id, node_id, text) for node_id, text in telling.output)

@@ -37,6 +37,7 @@ class Home:
         self._blobs: dict[str, bytes] = {}
         self._numbers: dict[str, int] = {}
         self._told: list[bytes] = []
+        self._ticket = 0
         self._facts: list[Facts] = []
         self._news = asyncio.Event()
         self._open = asyncio.Event()
@@ -116,11 +117,16 @@ class Home:
 
     # --- the driver -------------------------------------------------------------------------------------------------------------------------------
 
-    async def take(self, *, wait: bool) -> tuple[list[Facts], list[bytes]]:
-        """Return what was told since the last call; `wait` for something where there is nothing."""
+    async def poke(self, ticket: int) -> None:
+        """Have the driver's pending call answered: what that brings says that it comes after this."""
+        self._ticket = max(self._ticket, ticket)
+        self._news.set()
+
+    async def take(self, *, wait: bool) -> tuple[list[Facts], list[bytes], int]:
+        """Return what was told since the last call, and the last ticket; `wait` for something where there is nothing. One call at a time: then nothing is overtaken."""
         if wait:
             await self._news.wait()
         self._news.clear()
         facts, self._facts = self._facts, []
         told, self._told = self._told, []
-        return facts, told
+        return facts, told, self._ticket

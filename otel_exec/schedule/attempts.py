@@ -266,7 +266,8 @@ class Attempts:
         step = running.step
         kept = self.kept[step.index]
         kept.error = error
-        kept.previous_span_id = running.span_id
+        if running.claimed_ns is not None:  # one that was lost before has no span to link to
+            kept.previous_span_id = running.span_id
         kept.attempt = running.attempt
         kept.ended_ns = at_ns if outcome != Outcome.SUCCESS else None
         data = error_data(error, log)

@@ -26,6 +26,7 @@ def start(**options):
 
     ray = needs_ray()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_agent_register_timeout_ms"] = "100000"  # noqa: SIM112  Ray's own name
     logging.getLogger("ray").setLevel(logging.ERROR)
     values = {"num_cpus": CPUS, "include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR, **options}
     if os.environ.get("RAY_ADDRESS"):  # a developer's own, that stays up between sessions

@@ -1,0 +1,82 @@
+"""The parts of the Ray executor that need no Ray."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from otel_exec.clock import AnchoredClock
+from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, WorkerStarted
+from otel_exec.execute.clock_offset import RoundTrip, estimate
+from otel_exec.execute.ray_crew import Crew
+from otel_exec.execute.ray_wire import Begun, Facts, Telling, encode
+
+NODE = "n" * 56
+
+
+@pytest.fixture
+def crew(tmp_path):
+    os.makedirs(tmp_path / "spans")
+    settings = RunSettings("exec_" + "a" * 32, "a" * 32, "b" * 16, str(tmp_path), "holder", 0)
+    return Crew(settings, AnchoredClock())
+
+
+def facts(**fields):
+    return Facts(**{"number": 0, "uid": "u", "pid": 7, "host": "h", "node": NODE, "started_ns": 1, "ready_ns": 2, **fields})
+
+
+def telling(sequence, lines=b"", begun=None):
+    return encode(Telling("u", 0, sequence, 10, lines, begun))
+
+
+def test_the_quickest_round_trip_tells_the_offset():
+    """Half way between asking and hearing is when the answer was given; the error is half the trip."""
+    trips = [RoundTrip(0, 5_000, 1_000), RoundTrip(2_000, 7_050, 2_100)]
+    assert estimate(trips) == (5_000, 50)
+    assert estimate([RoundTrip(10, 10, 10)]) == (0, 0)
+
+
+def test_tellings_count_once_in_any_order(crew, tmp_path):
+    """A telling that comes twice, or before an earlier one, leaves its lines once; a result waits until all before it have come."""
+    notices = []
+    crew.take_in(([], [telling(1, b"two\n"), telling(1, b"two\n")], 0), notices)
+    assert not crew.knows(0, 0)  # it has not introduced itself
+    crew.take_in(([facts()], [], 0), notices)
+    assert (crew.knows(0, 0), crew.knows(0, 2)) == (True, False)
+    crew.take_in(([facts()], [telling(0, b"one\n"), telling(0, b"one\n")], 0), notices)
+    assert crew.knows(0, 2)
+    assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"two\none\n"
+    assert [type(notice) for notice in notices] == [WorkerStarted, WorkerReady]
+
+
+def test_who_has_died_says_nothing_more(crew, tmp_path):
+    """What was open in a dead worker is closed by others: a telling that was still on its way is passed over."""
+    notices = []
+    begun = Begun("s" * 16, "step", 1, 5)
+    crew.take_in(([facts()], [telling(0, b"one\n", begun)], 0), notices)
+    assert Claimed("step", 1, "0", 5) in notices
+    died = crew.died(("step", 1), "s" * 16, 20, "worker_died", "it is gone")
+    assert (died.worker_id, died.attempts, died.reason) == ("0", (("step", 1),), "it is gone (pid 7 on h)")
+    crew.take_in(([], [telling(1, b"late\n", begun)], 0), notices)
+    assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"one\n"
+    assert crew.close() == []
+
+
+@pytest.mark.parametrize(
+    ("skew_ns", "error_ns", "says"), [(5_000_000_000, 1_000_000, "5.000 s ahead of"), (-2_000_000_000, 0, "2.000 s behind"), (5_000_000, 0, None)]
+)
+def test_clocks_that_disagree_are_warned_of_once_a_node(crew, skew_ns, error_ns, says):
+    """By more than 10 ms, and by more than the estimate's own error."""
+    notices = []
+    crew.take_in(([facts(skew_ns=skew_ns, error_ns=error_ns), facts(number=1, uid="v", skew_ns=skew_ns, error_ns=error_ns)], [], 0), notices)
+    warned = [notice for notice in notices if isinstance(notice, Warned)]
+    assert [notice.code for notice in warned] == (["clock_skew"] if says else [])
+    assert all(says in notice.message for notice in warned)
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(crew):
+    """The prefix must lie where all nodes can write."""
+    notices = []
+    crew.take_in(([facts(sees_folder=False)], [], 0), notices)
+    assert [notice.code for notice in notices if isinstance(notice, Warned)] == ["folder_not_seen"]
