@@ -17,7 +17,7 @@ demo: $(VENV)/.core ## run a small language-model pipeline, then print where its
 	$(BIN)/otel-exec summary $(DEMO)/run.json
 
 test: check ## everything that CI runs: the checks, then all tests
-	OTEL_EXEC_REQUIRE=ray $(BIN)/python -m pytest
+	OTEL_EXEC_REQUIRE="ray$${OTEL_EXEC_REQUIRE:+,$$OTEL_EXEC_REQUIRE}" $(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## the checks that run nothing: ruff, mypy, import contracts
 	$(BIN)/ruff check
