@@ -250,7 +250,7 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     for code, message, count in wired.recorder.take_warnings():
         aggregator.warn(code, message, count)
     fold_forked(aggregator, store.spans_folder)
-    followers.finish_readers()
+    followers.finish_readers(aggregator.record)
     try:
         wired.keeper.end()
     except RecordError as error:

@@ -112,9 +112,11 @@ FOREIGN_EXEC_ID: Final = "exec_id"
 FOREIGN_NODE_ID: Final = "node_id"
 # Metadata of phases whose numbers are summed per node.
 TOKEN_KEYS: Final = ("tokens", "input_tokens", "output_tokens")
-# Rows of a node that are no phase of its own: all phases of other nodes in a step or execution; phases (or nodes) past the number that is kept by name.
+# Rows of a node that are no phase of its own: all phases of other nodes in a step or execution; phases (or nodes) past the number that is kept by name;
+# what no phase covered.
 NODES_ROW: Final = "(nodes)"
 OTHERS_ROW: Final = "(others)"
+UNACCOUNTED_ROW: Final = "(unaccounted)"
 EXEC_ITEMS: Final = "exec.items"
 NODE_ID: Final = "node.id"
 NODE_NAME: Final = "node.name"

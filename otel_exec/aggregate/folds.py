@@ -10,7 +10,10 @@ import msgspec
 
 from otel_exec.aggregate.histogram import Histogram
 
-__all__ = ["ItemsFold", "NodeFold", "PhaseFold", "TaskSums"]
+__all__ = ["ItemsFold", "NodeFold", "PhaseFold", "TaskSums", "add_counts"]
+
+# What a report between processes, run.json and its readers can hold of an integer.
+_MOST = (1 << 63) - 1
 
 
 class PhaseFold(msgspec.Struct):
@@ -64,7 +67,7 @@ class NodeFold(msgspec.Struct):
     def merge(self, other: NodeFold) -> None:
         """Add another fold of the same node to this one."""
         _merge_phases(self.phases, other.phases)
-        _add(self.tokens, other.tokens)
+        add_counts(self.tokens, other.tokens)
 
 
 class TaskSums(msgspec.Struct):
@@ -83,7 +86,7 @@ class TaskSums(msgspec.Struct):
         """Add another task's sums to these."""
         self.time_ns += other.time_ns
         _merge_phases(self.phases, other.phases)
-        _add(self.tokens, other.tokens)
+        add_counts(self.tokens, other.tokens)
         for node_id, fold in other.nodes.items():
             self.nodes.setdefault(node_id, NodeFold()).merge(fold)
 
@@ -93,9 +96,10 @@ def _merge_phases(into: dict[str, PhaseFold], folds: dict[str, PhaseFold]) -> No
         into.setdefault(name, PhaseFold()).merge(fold)
 
 
-def _add(into: dict[str, int], counts: dict[str, int]) -> None:
+def add_counts(into: dict[str, int], counts: dict[str, int]) -> None:
+    """Add numbers that the user's code gave, by name. A sum stays at the end of 64 bits where it would pass it."""
     for name, count in counts.items():
-        into[name] = into.get(name, 0) + count
+        into[name] = max(-_MOST, min(into.get(name, 0) + count, _MOST))
 
 
 class ItemsFold(msgspec.Struct):

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.folds import NodeFold, PhaseFold, TaskSums
+from otel_exec.aggregate.folds import NodeFold, PhaseFold, TaskSums, add_counts
 from otel_exec.aggregate.sweep import Sweep
 from otel_exec.aggregate.timing_collector import add_row
-from otel_exec.semconv import NODE_ID, NODES_ROW, OTHERS_ROW, TOKEN_KEYS, Kind
+from otel_exec.semconv import NODE_ID, NODES_ROW, OTHERS_ROW, Kind
+from otel_exec.spans.tokens import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,9 +94,7 @@ class TaskFold:
         if node is not None:
             self._node_sweeps[node].closed(span_id, at_ns, error, spanned)
         if tokens:
-            totals = self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens
-            for key, count in tokens.items():
-                totals[key] = totals.get(key, 0) + count
+            add_counts(self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens, tokens)
 
     def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
         """A phase ended that the user's code keeps under an execution id of its own."""
@@ -185,7 +184,11 @@ def fold_task(task: SpanRecord, records: Iterable[SpanRecord]) -> TaskFold:
             # A phase that outlived its task had not failed by then, and had no span yet.
             in_time = record.end_ns <= task.end_ns
             fold.closed(
-                span_id, at_ns, error=in_time and record.status == _STATUS_ERROR, tokens=_tokens(record) if record.kind == Kind.PHASE else None, spanned=in_time
+                span_id,
+                at_ns,
+                error=in_time and record.status == _STATUS_ERROR,
+                tokens=tokens_of(record.attributes) if record.kind == Kind.PHASE else None,
+                spanned=in_time,
             )
     fold.finish(task.end_ns)
     return fold
@@ -234,8 +237,3 @@ def _in_task(record: SpanRecord, task: SpanRecord, spans: dict[str, SpanRecord])
         seen.add(parent)
         parent = above.parent_span_id
     return True
-
-
-def _tokens(record: SpanRecord) -> dict[str, int] | None:
-    found = {key: value for key in TOKEN_KEYS if type(value := record.attributes.get(key)) is int}
-    return found or None

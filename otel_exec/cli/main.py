@@ -100,7 +100,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    from otel_exec.report.text_safety import encodable, printable
+    from otel_exec.printable import printable
+    from otel_exec.report.text_safety import encodable
 
     text = " ".join(printable(line.strip()) for line in message.splitlines() if line.strip())
     print(encodable(f"otel-exec: {text}", getattr(sys.stderr, "encoding", None) or "ascii"), file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError, UsageError
+from otel_exec.printable import printable
 from otel_exec.record import storage
 from otel_exec.record.find import RUNS, list_runs, started_ns
 from otel_exec.record.record_file import read_record
@@ -19,7 +20,6 @@ from otel_exec.record.retention import Rule, parse_age, remove_run, sweep_halves
 from otel_exec.report.durations import bytes_text
 from otel_exec.report.steps import plural
 from otel_exec.report.summary_record import RunLine
-from otel_exec.report.text_safety import printable
 
 if TYPE_CHECKING:
     import argparse

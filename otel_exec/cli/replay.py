@@ -20,11 +20,11 @@ from otel_exec import config as configuration
 from otel_exec.cli.parser import Parser
 from otel_exec.cli.records import prefix_of
 from otel_exec.errors import ConfigError, RecordError, UsageError
+from otel_exec.printable import printable
 from otel_exec.record import storage
 from otel_exec.record.find import RUNS, find_run, list_runs
 from otel_exec.record.record_file import read_record
 from otel_exec.report.steps import plural
-from otel_exec.report.text_safety import printable
 from otel_exec.spans.spool import mend_folder
 
 if TYPE_CHECKING:

@@ -61,9 +61,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _lines_of_json(prefix: str) -> int:
     """Print a line a run: who it is, and its FeatureMetrics. What can't be read is told on stderr and hides no other."""
+    from otel_exec.printable import printable
     from otel_exec.record.encoding import encode
     from otel_exec.report.as_json import formatted
-    from otel_exec.report.text_safety import encodable, printable
+    from otel_exec.report.text_safety import encodable
     from otel_exec.status import RunPlace, status_now
 
     sys.stdout.flush()

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from otel_exec.report.text_safety import printable
+from otel_exec.printable import printable
 from otel_exec.semconv import ERROR_WORDS, Outcome
 
 if TYPE_CHECKING:

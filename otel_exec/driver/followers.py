@@ -13,6 +13,7 @@ from otel_exec.spans.signal import Signal
 
 if TYPE_CHECKING:
     from otel_exec.config import Config
+    from otel_exec.record.model import RunRecord
     from otel_exec.spans.exporter import ExporterHandle, ExportSummary
     from otel_exec.spans.forward import SpoolForwarder
     from otel_exec.spans.timing_log import TimingLog
@@ -39,11 +40,12 @@ class Followers:
         self._forward = _forwarder(spool_folder, tracer_provider)
         self._timing = _timing_log(spool_folder, os.path.join(folder, "run.log")) if config.timing or config.debug else None
 
-    def finish_readers(self) -> None:
-        """Give the provider and the log what is left. The spool is closed."""
-        for follower in (self._forward, self._timing):
-            if follower is not None:
-                follower.finish()
+    def finish_readers(self, record: RunRecord) -> None:
+        """Give the provider and the log what is left, and tell the log how much has no span. The spool is closed."""
+        if self._forward is not None:
+            self._forward.finish()
+        if self._timing is not None:
+            self._timing.finish(sum(warning.count for warning in record.warnings if warning.code == "phases_without_span"))
 
     def finish_export(self) -> ExportSummary | None:
         """Give the exporter its time; returns what came of it, `None` where there was none."""

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_exec import semconv
@@ -161,7 +162,7 @@ class OpenRun:
             self._table.remove,
             self._fold_in,
             self._say_ended,
-            self._followers.finish_readers,
+            partial(self._followers.finish_readers, self._aggregator.record),
             self._keeper.end,
             self._export,
             self._followers.print_to_console,
@@ -195,6 +196,8 @@ class OpenRun:
         if unspanned:
             aggregator.unspanned.add((self._name, 1))
             aggregator.warn("phases_without_span", f"{self._name}: phases past the limit of spans a task were only counted", unspanned)
+        if self._scope.dropped:
+            aggregator.warn("spans_dropped", f"{self._name}: spans of the code's own past the limit of spans a task were left out", self._scope.dropped)
         for code, message, count in self._recorder.take_warnings():
             aggregator.warn(code, message, count)
         fold_forked(aggregator, self._store.spans_folder)

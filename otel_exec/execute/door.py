@@ -111,7 +111,7 @@ class Door:
         self.node_id = node_id
         self.hands = hands
         self.budget = budget
-        self.unspanned = 0
+        self.unspanned = self.dropped = 0
         self.items: ItemsFold | None = None
         self._lock = threading.Lock()
         self._sums = TaskSums()
@@ -135,6 +135,7 @@ class Door:
             self._sums.merge(report.sums)
             dropped = add_rows(self._foreign_ids, report.foreign_ids)
             self.unspanned += report.unspanned
+            self.dropped += report.dropped
             if report.items is not None:
                 self._merge_items(report.items)
         say_dropped(dropped)

@@ -88,3 +88,4 @@ class TaskReport(msgspec.Struct, frozen=True, array_like=True):
     warnings: list[tuple[str, str]] = []
     telemetry: list[tuple[str, str, int]] = []
     foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
+    dropped: int = 0

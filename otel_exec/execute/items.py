@@ -71,6 +71,7 @@ class ItemReport(msgspec.Struct, frozen=True, array_like=True):
     file: str = ""
     output: bytes = b""
     foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
+    dropped: int = 0
 
 
 def run_item(
@@ -148,6 +149,7 @@ def run_item(
         unspanned=scope.unspanned + door.unspanned + (0 if envelope.spanned else 1),
         error=error,
         foreign_ids=fold.foreign_ids,
+        dropped=scope.dropped + door.dropped,
     )
     if not context.guard.abandoned:  # whoever abandoned it has settled it and made its span
         record_item(context, envelope, report, cpu_ns=cpu_ns, peak_rss=peak_rss)

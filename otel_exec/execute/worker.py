@@ -341,10 +341,11 @@ class _Attempt:
             sums, foreign_ids = fold.sums, fold.foreign_ids
             say_dropped(fold.dropped)
         items = None
-        unspanned = scope.unspanned if scope is not None else 0
+        unspanned, dropped = (scope.unspanned, scope.dropped) if scope is not None else (0, 0)
         if door is not None:
             items = door.fold_into(sums, foreign_ids)
             unspanned += door.unspanned
+            dropped += door.dropped
         return TaskReport(
             node_id=envelope.node_id,
             attempt=envelope.attempt,
@@ -362,6 +363,7 @@ class _Attempt:
             warnings=self.warnings,
             telemetry=context.recorder.take_warnings(),
             foreign_ids=foreign_ids,
+            dropped=dropped,
         )
 
     def _last_words(self) -> bytes:

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from otel_exec.aggregate.folds import add_counts
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record.model import PhaseRecord
 from otel_exec.report.breakdown_record import AnyBreakdown, AnyBreakdownStep, AnyNode
+from otel_exec.semconv import NODES_ROW
+from otel_exec.semconv import UNACCOUNTED_ROW as UNACCOUNTED
 
 __all__ = ["NODES_ROW", "UNACCOUNTED", "Bottleneck", "Breakdown", "Node", "Row", "breakdown"]
 
-# Rows of a node that are no phase of its own: those of other nodes that ran in it, and what no phase covered.
-NODES_ROW = "(nodes)"
-UNACCOUNTED = "(unaccounted)"
 # A step that queued longer than this share of the run says that workers were short.
 SHORT_OF_WORKERS = 0.01
 # So many nodes of one template are shown as one.
@@ -200,8 +200,7 @@ def _sum(template: str, group: Sequence[Node]) -> Node:
         for row in each.rows:
             so_far = rows.get(row.name)
             rows[row.name] = msgspec.structs.replace(row, p50_ns=None, p95_ns=None, p99_ns=None) if so_far is None else _added(so_far, row)
-        for name, count in each.tokens.items():
-            tokens[name] = tokens.get(name, 0) + count
+        add_counts(tokens, each.tokens)
     times = tuple(each.total_ns for each in group if each.total_ns is not None)
     total_ns = sum(times) if times else None
     ordered = _longest_first(rows.values())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from otel_exec.report.text_safety import encodable, printable
+from otel_exec.printable import printable
+from otel_exec.report.text_safety import encodable
 
 __all__ = ["ASCII", "UNICODE", "Look", "Signs"]
 

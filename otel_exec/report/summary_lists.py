@@ -15,6 +15,7 @@ from otel_exec.report.steps import FAILURES, left_open, plural
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 from otel_exec.report.table import Column, Entry, Fact, Section, Table
 from otel_exec.report.text_safety import first_line
+from otel_exec.semconv import NODES_ROW
 
 __all__ = ["errors_section", "gates_section", "left_open_section", "phases_section", "warnings_section", "workers_section"]
 
@@ -76,7 +77,7 @@ def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str,
     sums: dict[str, list[Any]] = {}
     for place, phases in [*((names[step.node_id], step.phases) for step in steps if step.phases), *((node.name, node.phases) for node in record.nodes)]:
         for name, phase in phases.items():
-            if name.startswith("("):  # the rows of others: "(nodes)", "(unaccounted)"
+            if name == NODES_ROW:  # their own rows follow
                 continue
             own = sums.setdefault(name, [0, 0, 0, 0, 0, 0, 0, "", -1])
             own[0] += 1

@@ -1,36 +1,11 @@
-r"""Other people's text, made fit for a terminal: escapes neutralised, width measured, cut to size.
+"""Printable text (`otel_exec.printable`) made fit for a table: width measured, cut to size.
 
-What comes in: any text (names, messages, paths). What goes out: one line of printable text whose width in columns is known.
-Control characters, escape sequences, newlines, direction overrides, zero-width and unassigned characters and lone surrogates are shown as `\x1b`, `\n`, `\u202e`, ...
-Letters of right-to-left scripts stay: without an override they can't disguise a name. Never touches a stream.
+What comes in: text of one line. What goes out: the same, padded, shortened or wrapped, its width in columns known. Never touches a stream.
 """
 
 from __future__ import annotations
 
-__all__ = ["display_width", "encodable", "first_line", "pad", "printable", "shorten", "wrap"]
-
-_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-
-
-def printable(text: str) -> str:
-    """Return the text on one line without anything that a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    short = _SHORT_ESCAPES.get(char)
-    if short is not None:
-        return short
-    code = ord(char)
-    if code < 0x100:
-        return " " if code == 0xA0 else f"\\x{code:02x}"
-    import unicodedata
-
-    if unicodedata.category(char) == "Zs":
-        return " "
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+__all__ = ["display_width", "encodable", "first_line", "pad", "shorten", "wrap"]
 
 
 def encodable(text: str, encoding: str) -> str:

@@ -235,6 +235,8 @@ class Attempts:
         if report.unspanned:
             self.aggregator.unspanned.add(key)
             self.aggregator.warn("phases_without_span", f"{step.name}: phases past the limit of spans a task were only counted", report.unspanned)
+        if report.dropped:
+            self.aggregator.warn("spans_dropped", f"{step.name}: spans of the code's own past the limit of spans a task were left out", report.dropped)
         # The worker wrote the last event and let the lock go, unless another attempt may follow.
         kept.locked = not (report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)
         kept.last_words = report.log_tail

@@ -6,12 +6,16 @@ What comes in: any `BaseException`. What goes out: three words. Never raises, wh
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from otel_exec.errors import qualified_name
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 from otel_exec.spans import sanitise
 
-__all__ = ["error_type", "is_cancellation", "outcome_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["error_type", "error_type_told", "is_cancellation", "outcome_of"]
 
 _MAX_MESSAGE = 1024
 
@@ -19,6 +23,12 @@ _MAX_MESSAGE = 1024
 def error_type(error: BaseException) -> str:
     """Return the exception's qualified name: `ValueError`, `requests.exceptions.ConnectionError`."""
     return sanitise.name(qualified_name(type(error)))
+
+
+def error_type_told(events: Iterable[tuple[int, str, Mapping[str, object]]]) -> str:
+    """Return the `error.type` of a span of which its status alone says that it failed: the last exception that was recorded, else the specification's word."""
+    told = [values["exception.type"] for _, _, values in events if "exception.type" in values]
+    return str(told[-1]) if told else "_OTHER"
 
 
 def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:

@@ -9,19 +9,22 @@ pieces that are the same each time (`PhaseShape`), and one copy of the context m
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import context as context_api
+from opentelemetry.trace import Status, StatusCode
 
-from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME, TOKEN_KEYS
+from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME, Outcome
 from otel_exec.spans import sanitise, scope
 from otel_exec.spans.context_access import attach_context, current_context
-from otel_exec.spans.failure import outcome_of
+from otel_exec.spans.failure import error_type, error_type_told, outcome_of
 from otel_exec.spans.line_codec import encode_attributes
 from otel_exec.spans.outside import PhaseHandle
 from otel_exec.spans.phase_shape import shape_of
 from otel_exec.spans.recorder import TELEMETRY_FAILED
 from otel_exec.spans.scope import FRAME_KEY, SPAN_KEY, Frame, frame_of, parent_of
+from otel_exec.spans.tokens import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +41,16 @@ _STATUS_ERROR = 2
 
 
 class OpenPhase(Frame, PhaseHandle):
-    """A phase that has not ended. Attributes that code sets on the current span by OpenTelemetry's API land here too."""
+    """A phase that has not ended.
+
+    What code does to the current span by OpenTelemetry's API lands here too. Only a new name (`update_name`) is not taken: a phase is counted under its own.
+    """
 
     start_ns: int
     slot = -1
+    ended = False
     _events: list[tuple[int, str, dict[str, AttributeValue]]] | None = None
+    _status: tuple[int, str] | None = None
 
     def __init__(self, within: TaskScope, outer: Frame, shape: PhaseShape, parent_span_id: str, metadata: dict[str, object], previous: Context) -> None:
         self.scope = within
@@ -64,8 +72,8 @@ class OpenPhase(Frame, PhaseHandle):
         self.add_event(name, cast("Any", attributes))
 
     def is_recording(self) -> bool:
-        """Whether attributes that are set are kept."""
-        return True
+        """Whether attributes that are set are kept: until it ends."""
+        return not self.ended
 
     def set_attribute(self, key: str, value: object) -> None:
         """Add an attribute to the phase's span."""
@@ -87,9 +95,35 @@ class OpenPhase(Frame, PhaseHandle):
         except Exception as error:
             recorder.warn(TELEMETRY_FAILED, error)
 
-    def is_current(self) -> bool:
-        """Whether it is the innermost one for the code that calls."""
-        return current_context().get(FRAME_KEY) is self
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Add an exception to the phase's span, as an event. Whether the phase failed is another matter: the one that ends it says so, or `set_status`."""
+        try:
+            stack = "".join(traceback.format_exception(exception))
+        except Exception:  # its own text raises
+            stack = ""
+        told = {
+            "exception.type": error_type(exception),
+            "exception.message": sanitise.text(exception),
+            "exception.stacktrace": stack,
+            "exception.escaped": str(escaped),
+        }
+        self.add_event("exception", {**told, **(attributes or {})}, timestamp)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Say how the phase went. OK is final, and UNSET says nothing, as the specification of the API has it; an exception that ends the phase is a failure all the same."""
+        try:
+            code = (status.status_code if isinstance(status, Status) else status).value
+            said = status.description if isinstance(status, Status) else description
+            if code and (self._status is None or self._status[0] == _STATUS_ERROR):
+                self._status = code, sanitise.text(said or "", sanitise.MAX_NAME) if code == _STATUS_ERROR else ""
+        except Exception as error:
+            self.scope.recorder.warn(TELEMETRY_FAILED, error)
 
     def close(self, error: BaseException | None, *, current: bool = False) -> None:
         """End it with the exception that ended it, or `None`. Never raises. Once. `current`: it was asked whether it is."""
@@ -101,20 +135,23 @@ class OpenPhase(Frame, PhaseHandle):
                 scope.leave(self, self.previous)
             if self.epoch != scope.fork_epoch:
                 return  # opened before a fork: the parent process ends it
+            self.ended = True
             shape, metadata = self.shape, self.metadata
             # A generator that is closed in order has not failed.
-            failed = error is not None and not isinstance(error, GeneratorExit)
+            raised = error is not None and not isinstance(error, GeneratorExit)
+            failed = raised or (self._status is not None and self._status[0] == _STATUS_ERROR)
+            tokens = self._tokens() if metadata else None
             spanned = self.visible is self
             with within.lock:
                 end_ns = within.tick() + within.offset_ns
                 if shape.plain and not metadata:
                     within.sink.own.closed(self.span_id, end_ns, failed, spanned)
                 else:
-                    within.sink.closed(self.span_id, end_ns, error=failed, tokens=_tokens(metadata), spanned=spanned)
+                    within.sink.closed(self.span_id, end_ns, error=failed, tokens=tokens, spanned=spanned)
                     if shape.exec_id is not None:
                         within.sink.foreign(shape.exec_id, shape.node_id or within.node_id, shape.name, end_ns - self.start_ns)
-            if spanned and (within.owner is None or not within.owner.abandoned):
-                self._write(end_ns, error if failed else None)
+            if spanned and within.may_write():
+                self._write(end_ns, error if raised else None)
             # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
             if self.slot > 0:
                 within.recorder.open_spans.close(self.slot)  # type: ignore[union-attr]  # who gave the slot
@@ -124,13 +161,18 @@ class OpenPhase(Frame, PhaseHandle):
     def _write(self, end_ns: int, error: BaseException | None) -> None:
         pieces, recorder = self.shape.pieces, self.scope.recorder
         own = self._own_text() if self.metadata else ""
-        if own is None or error is not None or pieces is None or self._events is not None:
+        if own is None or error is not None or pieces is None or self._events is not None or self._status is not None:
             recorder.finish_one(self._record(end_ns, error), end_ns)
             return
         head, before_parent, before_start, before_end, after_end, tail = pieces
         recorder.finish_line(
             f"{head}{self.span_id}{before_parent}{self.parent_span_id}{before_start}{self.start_ns}{before_end}{end_ns}{after_end}{own}{tail}", end_ns
         )
+
+    def _tokens(self) -> dict[str, int] | None:
+        """Return the numbers of tokens that its span has."""
+        limits = self.scope.recorder.limits
+        return tokens_of(self.metadata if len(self.metadata) <= limits.attributes else sanitise.attributes(self.metadata, count_limit=limits.attributes))
 
     def _own_text(self) -> str | None:
         """Return the metadata as it goes into the line; `None` where it does not simply go in: too many attributes, unclean ones, names of ours among them."""
@@ -150,17 +192,22 @@ class OpenPhase(Frame, PhaseHandle):
         limits = recorder.limits
         given = sanitise.attributes(self.metadata, value_limit=limits.value_length, count_limit=limits.attributes) if self.metadata else {}
         given.pop(EXEC_KIND, None)
-        outcome, error_type, message = ("success", "", "") if error is None else outcome_of(error)
+        status, message = self._status or (0, "")
+        outcome, failure = "success", ""
+        if error is not None:
+            outcome, failure, message = outcome_of(error)
+        elif status == _STATUS_ERROR:
+            outcome, failure = Outcome.FAILURE, error_type_told(self._events or ())
         attributes = {**given, **self.shape.attributes, EXEC_OUTCOME: str(outcome)}
-        if error_type:
-            attributes[ERROR_TYPE] = error_type
+        if failure:
+            attributes[ERROR_TYPE] = failure
         return self.shape.record(
             self.span_id,
             self.parent_span_id,
             self.start_ns,
             end_ns,
             attributes,
-            status=_STATUS_ERROR if error_type else 0,
+            status=_STATUS_ERROR if failure else status,
             message=message,
             events=tuple(self._events or ()),
         )
@@ -199,7 +246,7 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         phase = OpenPhase(within, frame, shape, parent, metadata, context)
         with within.lock:
             phase.start_ns = at_ns = within.tick() + within.offset_ns
-            spanned = within.spans_left > 0
+            spanned = within.spans_left > 0  # `take_span`, without a call
             if spanned:
                 within.spans_left -= 1
             else:
@@ -221,13 +268,3 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         recorder.warn(TELEMETRY_FAILED, error)
         return None
     return phase
-
-
-def _tokens(metadata: dict[str, object]) -> dict[str, int] | None:
-    found: dict[str, int] | None = None
-    for key in TOKEN_KEYS:
-        count = metadata.get(key)
-        if type(count) is int:
-            found = found or {}
-            found[key] = count
-    return found

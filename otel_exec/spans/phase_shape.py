@@ -99,7 +99,7 @@ def shape_of(scope: TaskScope, name: object, node_id: str | None, exec_id: str |
         node_id = None
     if exec_id == scope.recorder.exec_id:
         exec_id = None
-    clean = sanitise.name(name)
+    clean = sanitise.phase_name(name)
     key: object = clean if node_id is None and exec_id is None else (clean, node_id, exec_id)
     shape = scope.shapes.get(key)
     if shape is None:

@@ -7,14 +7,13 @@ outside of a run, for phases with an execution id, what `outside.py` makes of it
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar, overload
-
-from opentelemetry import context as context_api
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from otel_exec.spans import sanitise
+from otel_exec.spans.context_access import current_context
 from otel_exec.spans.open_phase import OpenPhase, open_phase
 from otel_exec.spans.outside import OutsidePhase, PhaseHandle
-from otel_exec.spans.scope import TaskScope, current_scope, enter_scope, frame_of
+from otel_exec.spans.scope import FRAME_KEY, Frame, TaskScope, current_scope, enter_scope
 from otel_exec.spans.wrapping import name_of, plain_function, wrap
 
 if TYPE_CHECKING:
@@ -134,15 +133,24 @@ class Phase:
         return _NOTHING if opened is None else opened
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        entries = self._open
-        opened = entries.pop() if entries else None
-        if opened is None and not entries:
-            return
-        if type(opened) is OpenPhase and opened.is_current():
-            opened.close(error, current=True)
-            return
-        entries.append(opened)  # several are open, in several contexts
-        opened = self._pop()
+        # Nothing is taken before it is known whose it is: other threads may enter and leave at the same time.
+        here: Any = current_context().get(FRAME_KEY)
+        if type(here) is OpenPhase:
+            try:
+                self._open.remove(here)
+            except ValueError:
+                pass
+            else:
+                here.close(error, current=True)
+                return
+        elif here is None and self._exec_id is None:  # outside of a run
+            try:
+                self._open.remove(None)
+            except ValueError:
+                pass
+            else:
+                return
+        opened = self._take()
         if opened is not None:
             opened.close(error)
 
@@ -153,13 +161,13 @@ class Phase:
         self.__exit__(exc_type, error, traceback)
 
     def set(self, **attributes: object) -> None:
-        """Add attributes to the occurrence that is open in the code that calls; nothing where none is."""
+        """Add attributes to the occurrence that the code that calls is in; nothing where it is in none."""
         opened = self._current()
         if opened is not None:
             opened.set(**attributes)
 
     def event(self, name: str, **attributes: object) -> None:
-        """Add an event to the occurrence that is open in the code that calls; nothing where none is."""
+        """Add an event to the occurrence that the code that calls is in; nothing where it is in none."""
         opened = self._current()
         if opened is not None:
             opened.event(name, **attributes)
@@ -170,26 +178,34 @@ class Phase:
         metadata, node_id, exec_id = self._metadata, self._node_id, self._exec_id
         return wrap(function, lambda _args, _kwargs: _begin(name, metadata, node_id, exec_id))
 
-    def _current(self) -> OpenPhase | OutsidePhase | None:
+    def _current(self) -> OpenPhase | None:
         """Return the entry that belongs to the code that calls: the innermost one that its context is inside of."""
-        entries = self._open.copy()  # at once: other threads may enter and leave meanwhile
-        if len(entries) == 1:
-            return entries[0]
-        mine = {id(entry): entry for entry in entries}
-        here = frame_of(context_api.get_current())
+        mine = {id(entry): entry for entry in self._open.copy() if type(entry) is OpenPhase}
+        here = current_context().get(FRAME_KEY) if mine else None
         while here is not None:
             if id(here) in mine:
                 return mine[id(here)]
-            here = here.outer
+            here = cast("Frame", here).outer
         return None
 
-    def _pop(self) -> OpenPhase | OutsidePhase | None:
-        opened = self._current()
-        try:
-            self._open.remove(opened)
-        except ValueError:  # entered in a context that this code is not in: whichever came last
-            opened = self._open.pop() if self._open else None
-        return opened
+    def _take(self) -> OpenPhase | OutsidePhase | None:
+        """Take the entry that the code leaves off the list.
+
+        The one that its context is inside of. Else one that is no frame, so that no context says whose it is: they are alike. Else, since a generator may
+        be closed in another context than it was opened in, whichever came last.
+        """
+        while self._open:
+            opened: OpenPhase | OutsidePhase | None = self._current()
+            if opened is None:
+                entries = self._open.copy()
+                loose = [entry for entry in entries if type(entry) is not OpenPhase] or entries
+                opened = loose[-1] if loose else None
+            try:
+                self._open.remove(opened)
+            except ValueError:  # another thread was quicker
+                continue
+            return opened
+        return None
 
 
 class Timed:

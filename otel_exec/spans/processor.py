@@ -32,14 +32,15 @@ from otel_exec.semconv import (
     NODE_ID,
     NODE_NAME,
     SCOPE_NAME,
-    TOKEN_KEYS,
     Kind,
     Outcome,
 )
 from otel_exec.spans import sanitise
+from otel_exec.spans.failure import error_type_told
 from otel_exec.spans.recorder import REMOTE_PARENT, TELEMETRY_FAILED
 from otel_exec.spans.scope import frame_of
 from otel_exec.spans.span_record import SpanLink, SpanRecord
+from otel_exec.spans.tokens import tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,13 +73,14 @@ class _Open:
 
 @dataclass(slots=True)
 class _AsPhase:
-    """What makes it a phase; `node_id` is `None` for the step itself, `exec_id` for the run's own."""
+    """What makes it a phase; `node_id` is `None` for the step itself, `exec_id` for the run's own. `slot`: where it stands among the open spans."""
 
     name: str
     node_id: str | None
     exec_id: str | None
     start_ns: int
     spanned: bool
+    slot: int = -1
 
 
 class ScopeProcessor(SpanProcessor):
@@ -106,7 +108,8 @@ class ScopeProcessor(SpanProcessor):
             opened = _Open(scope, scope.recorder.clock.now_ns() - time.time_ns(), above)
             attributes = span.attributes or {}
             if FOREIGN_EXEC_ID in attributes and FOREIGN_NODE_ID in attributes:
-                opened.phase = _begin(scope, span_id, above, span.name, attributes)
+                above_id = f"{parent.span_id:016x}" if parent is not None else ""
+                opened.phase = _begin(scope, span_id, above_id, above, span.name, attributes)
                 opened.above = span_id
             if opened.above != frame.span_id:
                 scope.user_phases[span_id] = opened.above
@@ -119,7 +122,7 @@ class ScopeProcessor(SpanProcessor):
                 scope.recorder.warn(TELEMETRY_FAILED, error)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Record the span, unless its task is past its limit of spans."""
+        """Record the span, unless its task is past its limit of spans, or nobody waits for it any more."""
         scope = None
         try:
             ids = span.get_span_context()
@@ -136,7 +139,8 @@ class ScopeProcessor(SpanProcessor):
                 return
             with scope.lock:
                 spanned = scope.take_span()
-            if spanned:
+                scope.dropped += not spanned
+            if spanned and scope.may_write():
                 scope.recorder.finish((_record(span, scope, opened.ahead_ns),))
         except Exception as error:
             if scope is not None:
@@ -216,7 +220,7 @@ def _record(span: ReadableSpan, scope: TaskScope, ahead_ns: int) -> SpanRecord:
     )
 
 
-def _begin(scope: TaskScope, span_id: str, above: str, name: str, attributes: Mapping[str, object]) -> _AsPhase:
+def _begin(scope: TaskScope, span_id: str, parent: str, above: str, name: str, attributes: Mapping[str, object]) -> _AsPhase:
     """Open the span as a phase."""
     node_id: str | None = sanitise.identifier(attributes[FOREIGN_NODE_ID])
     exec_id: str | None = sanitise.identifier(attributes[FOREIGN_EXEC_ID])
@@ -224,11 +228,16 @@ def _begin(scope: TaskScope, span_id: str, above: str, name: str, attributes: Ma
         node_id = None
     if not exec_id or exec_id == scope.recorder.exec_id:
         exec_id = None
-    clean = sanitise.name(name)
+    clean = sanitise.phase_name(name)
     with scope.lock:
         at_ns = scope.recorder.clock.now_ns()
         scope.sink.opened(span_id, above, clean, at_ns, node_id=node_id)
-        return _AsPhase(clean, node_id, exec_id, at_ns, scope.take_span())
+        phase = _AsPhase(clean, node_id, exec_id, at_ns, scope.take_span())
+        scope.unspanned += not phase.spanned
+    table = scope.recorder.open_spans
+    if phase.spanned and table is not None:
+        phase.slot = table.open_span(span_id, parent, str(Kind.PHASE), clean, scope.node_id if node_id is None else node_id, at_ns)
+    return phase
 
 
 def _end(span: ReadableSpan, opened: _Open, phase: _AsPhase) -> None:
@@ -236,20 +245,25 @@ def _end(span: ReadableSpan, opened: _Open, phase: _AsPhase) -> None:
     scope = opened.scope
     record = _record(span, scope, opened.ahead_ns)
     failed = record.status == _STATUS_ERROR
-    tokens = {key: value for key in TOKEN_KEYS if type(value := record.attributes.get(key)) is int}
+    tokens = tokens_of(record.attributes)
     with scope.lock:
         end_ns = scope.recorder.clock.now_ns()
-        scope.sink.closed(record.span_id, end_ns, error=failed, tokens=tokens or None, spanned=phase.spanned)
+        scope.sink.closed(record.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.spanned)
         if phase.exec_id is not None:
             scope.sink.foreign(phase.exec_id, phase.node_id or scope.node_id, phase.name, end_ns - phase.start_ns)
-    if not phase.spanned:
-        return
+    if phase.spanned and scope.may_write():
+        _write(record, scope, phase, end_ns, failed=failed)
+    # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
+    if phase.slot > 0:
+        scope.recorder.open_spans.close(phase.slot)  # type: ignore[union-attr]  # who gave the slot
+
+
+def _write(record: SpanRecord, scope: TaskScope, phase: _AsPhase, end_ns: int, *, failed: bool) -> None:
     attributes = {**record.attributes, EXEC_PHASE: phase.name, EXEC_OUTCOME: str(Outcome.FAILURE if failed else Outcome.SUCCESS)}
     if phase.node_id is not None:
         attributes[NODE_ID] = attributes[NODE_NAME] = phase.node_id
     if failed and ERROR_TYPE not in attributes:
-        raised = [values["exception.type"] for _, _, values in record.events if "exception.type" in values]
-        attributes[ERROR_TYPE] = raised[-1] if raised else "_OTHER"  # the specification's word where nothing is known
+        attributes[ERROR_TYPE] = error_type_told(record.events)
     changed = {"kind": str(Kind.PHASE), "name": phase.name, "start_ns": phase.start_ns, "end_ns": end_ns, "attributes": attributes, "scope": SCOPE_NAME}
     scope.recorder.finish((msgspec.structs.replace(record, **changed),))
 

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from otel_exec.secrets import MASK, is_secret_field
+from otel_exec.semconv import NODES_ROW, OTHERS_ROW, UNACCOUNTED_ROW
 
 if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["MAX_ITEMS", "MAX_KEY", "MAX_NAME", "MAX_TEXT", "attribute", "attributes", "identifier", "is_clean", "name", "text"]
+__all__ = ["MAX_ITEMS", "MAX_KEY", "MAX_NAME", "MAX_TEXT", "attribute", "attributes", "identifier", "is_clean", "name", "phase_name", "text"]
 
 # A request stays below gRPC's default limit of 4 MB even with many attributes at these bounds.
 MAX_NAME = 1024
 MAX_KEY = 256
 MAX_TEXT = 16 * 1024
 MAX_ITEMS = 1024
+_ROWS = frozenset({NODES_ROW, OTHERS_ROW, UNACCOUNTED_ROW})
 _MAX_INT = (1 << 63) - 1
 _MIN_INT = -(1 << 63)
 
@@ -52,6 +54,12 @@ def name(value: object) -> str:
     if type(value) is str and len(value) <= MAX_NAME and value.isascii():
         return value
     return text(value, MAX_NAME)
+
+
+def phase_name(value: object) -> str:
+    """Return `value` as a phase's name: as `name`, but what is the name of a row of ours (`(nodes)`) stands in quotes, so that it is not counted there."""
+    clean = name(value)
+    return f"'{clean}'" if clean in _ROWS else clean
 
 
 def identifier(value: object) -> str:

@@ -99,7 +99,7 @@ class TaskScope:
         node_id: the step's node id.
         sink: folds the phases.
         attributes: put on every span made in it (`node.id`, `node.name`, `exec.attempt`, `exec.worker.id`, ...).
-        max_spans: past it phases are only folded; `unspanned` counts those. Spans of the user's own count too.
+        max_spans: past it phases are only folded, and `unspanned` counts those; spans of the user's own count too, and past it are left out: `dropped` counts those.
         fan_out: what `map_tasks` calls; set by the executor, opaque here.
         owner: who may be abandoned; what ends in a task after that is not written.
     """
@@ -109,6 +109,7 @@ class TaskScope:
     node_id: str
     sink: PhaseSink
     unspanned: int
+    dropped: int
     fan_out: object
 
     def __init__(
@@ -141,19 +142,22 @@ class TaskScope:
         self.offset_ns = clock.offset_ns if isinstance(clock, AnchoredClock) else 0
         self.new_id = recorder.ids.span_id
         self.spans_left = max_spans
-        self.unspanned = 0
+        self.unspanned = self.dropped = 0
         self.fan_out = fan_out
         self.lock = threading.Lock()
         self.frame = Frame(self, span_id)
         _scopes.add(self)
 
     def take_span(self) -> bool:
-        """Count one more span; returns whether it may be written. Under the lock."""
+        """Return whether one more span may be written, and take it from what is left. Under the lock."""
         if self.spans_left > 0:
             self.spans_left -= 1
             return True
-        self.unspanned += 1
         return False
+
+    def may_write(self) -> bool:
+        """Whether what ends now is to be written: not in a task that nobody waits for any more."""
+        return self.owner is None or not self.owner.abandoned
 
 
 def enter_scope(scope: TaskScope) -> AbstractContextManager[None]:

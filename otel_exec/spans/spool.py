@@ -206,19 +206,20 @@ class SpoolWriter:
             self.lost += len(records)
 
     def close(self) -> None:
-        """Close the file; later writes are counted as lost. Safe to call twice."""
+        """Close the file; later writes are counted as lost. Lines that the disk had no room for stay in mapped memory beside it. Safe to call twice."""
         try:
             with self._filing:
-                if self._ahead is not None:
+                try:
                     self._file()
+                except OSError as error:  # a full disk: what is left stays in memory
+                    self.error = self.error or error
                 with self._lock:
                     self._closed = True
                     fd, self._fd = self._fd, -1
                     ahead, self._ahead = self._ahead, None
             if ahead is not None:
                 if ahead.flushed < ahead.end:
-                    self.lost += ahead.pending().count(b"\n")
-                    ahead.forget()  # the file stays: who reads the spool finds them there
+                    ahead.forget()  # its file stays: who reads or mends the spool finds the lines there
                 else:
                     ahead.remove()
             if fd >= 0:

@@ -1,7 +1,7 @@
-"""The timing log: one line for each finished phase, of every worker, once (`--timing`, `--debug`, `OTEL_EXEC_TIMING=1`).
+"""The timing log: one line for each finished phase that has a span, of every worker, once (`--timing`, `--debug`, `OTEL_EXEC_TIMING=1`).
 
 What comes in: the run's spool, and phases outside of runs. What goes out: lines of logger `otel_exec.timing` at level `TIMING` (15), on stderr and in `run.log` in the run's folder.
-The lines are made from the spans in the driver, so a step pays nothing for them; they pass through a bounded queue, so a slow terminal holds up nobody but the log.
+The lines are made from the spans in the driver, so a step pays nothing for them; of phases past the limit of spans a task the last line says how many there were. They pass through a bounded queue, so a slow terminal holds up nobody but the log.
 The user's own logging set-up is left as it is. Runs at the same time in one process share the logger: each log takes the lines of its own run alone.
 """
 
@@ -16,6 +16,7 @@ import threading
 from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING, Any
 
+from otel_exec.printable import printable
 from otel_exec.semconv import EXEC_ID, NODE_ID, Kind
 from otel_exec.spans.outside import LOGGER, TIMING
 from otel_exec.spans.spool_tail import SpoolTail
@@ -73,9 +74,16 @@ class TimingLog:
         self._lines = _Lines(takers, self)
         self._tail = SpoolTail(spool_folder, self._say)
 
-    def finish(self) -> None:
-        """Write what is left; the last log that is open puts the logger back as it was."""
+    def finish(self, unspanned: int = 0) -> None:
+        """Write what is left, and how many phases have no span and so no line; the last log that is open puts the logger back as it was."""
         self._tail.finish()
+        if unspanned:
+            _timing.log(
+                TIMING,
+                "%d phases (and items of fan-outs) past the limit of spans a task are counted, but have no span and so no line here",
+                unspanned,
+                extra={"timing_log": self},
+            )
         self._lines.close()
 
     def _say(self, span: SpanRecord) -> None:
@@ -90,9 +98,9 @@ def say(exec_id: object, node_id: object, name: str, duration_ns: int, *, failed
     _timing.log(
         TIMING,
         "exec_id=%s node_id=%s phase=%s dur_ms=%.3f status=%s",
-        _one_line(exec_id),
-        _one_line(node_id),
-        _one_line(name),
+        printable(str(exec_id)),
+        printable(str(node_id)),
+        printable(name),
         duration_ns / 1e6,
         "error" if failed else "ok",
         extra={"timing_log": log},
@@ -109,10 +117,6 @@ def _terminal() -> Any:
     """Return stderr; where a run's tasks have their output caught, what lies behind that: the log is no task's, whichever thread writes it."""
     stream = sys.stderr
     return getattr(stream, "behind", stream)
-
-
-def _one_line(text: object) -> str:
-    return str(text).replace("\n", "\\n").replace("\r", "\\r")
 
 
 class _Lines:

@@ -71,7 +71,7 @@ class _Wait:
                 scope.sink.closed(self._span_id, end_ns, error=False)
             if recorder.open_spans is not None:
                 recorder.open_spans.close(self._slot)
-            if not self._spanned or (scope.owner is not None and scope.owner.abandoned):
+            if not self._spanned or not scope.may_write():
                 return
             outcome, error_type, message = ("success", None, "") if error is None else outcome_of(error)
             recorder.finish(

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from otel_exec import StepsFailed, atime_phase, deferred, map_tasks, phase, step, time_phase, timed, timing_collector, versioned
+from otel_exec.spans.provider import ScopeProvider
 from otel_exec.testing import recorded_spans, run_in
 
 EXECUTORS = ["inline", "threads", "processes"]
@@ -204,6 +205,44 @@ def test_bounded(tmp_path, executor, monkeypatch):
     assert record.steps[0].phases["p"].count == 25
     (warning,) = (warning for warning in record.warnings if warning.code == "phases_without_span")
     assert warning.count == 15
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_numbers_of_tokens_of_any_size(tmp_path, executor):
+    """A number that 64 bits can't hold is text on its span and is not summed; a sum that would pass them stays at their end; neither costs the worker."""
+
+    def work():
+        for tokens in (2**70, 2**62, 2**62, 2**62):
+            with phase("call", tokens=tokens), time_phase(None, "node_1", "inner", output_tokens=tokens):
+                pass
+
+    record = run_one(tmp_path, work, executor)
+    assert (record.outcome, len(record.steps[0].attempts)) == ("success", 1)
+    assert (record.steps[0].token_usage, record.nodes[0].token_usage) == ({"tokens": 2**63 - 1}, {"output_tokens": 2**63 - 1})
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_what_the_limit_leaves_out_is_told_apart(tmp_path, executor, monkeypatch):
+    """Past the limit phases are counted as such, spans of the code's own as dropped, and waits for fan-outs as neither."""
+    monkeypatch.setenv("OTEL_EXEC_MAX_TASK_SPANS", "2")
+
+    def item(number):
+        return number
+
+    def work():
+        for _ in range(5):
+            with phase("p"):
+                pass
+        tracer = ScopeProvider().get_tracer("own")
+        for _ in range(4):
+            tracer.start_span("s").end()
+        map_tasks(item, [])
+        assert map_tasks(item, [1, 2]) == [1, 2]
+
+    record = run_one(tmp_path, work, executor)
+    assert record.outcome == "success"
+    told = {warning.code: warning.count for warning in record.warnings}
+    assert told == {"phases_without_span": 3, "spans_dropped": 4}
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

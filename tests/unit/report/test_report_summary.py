@@ -201,8 +201,10 @@ def test_phases_are_summed_by_name_over_steps_and_nodes():
     """Counts, totals and errors add up, the longest is the longest, and the place is where most of it was; the rows of others are left out."""
     record = sample_record.twelve_steps()
     record.steps[2].phases["(nodes)"] = sample_record.phase(1, 999_999)
+    record.steps[2].phases["(warm-up)"] = sample_record.phase(1, 1)
     phases = {row["phase"]: row for row in as_mapping(summary(record))["phases"]}
     assert "(nodes)" not in phases
+    assert "(warm-up)" in phases
     pairs = phases["count_pairs"]
     assert (pairs["count"], pairs["total_ns"], pairs["max_ns"], pairs["steps"], pairs["most_in"]) == (
         101,

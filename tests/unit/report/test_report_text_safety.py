@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from otel_exec.report.text_safety import display_width, encodable, first_line, pad, printable, shorten, wrap
+from otel_exec.printable import printable
+from otel_exec.report.text_safety import display_width, encodable, first_line, pad, shorten, wrap
 
 
 @pytest.mark.parametrize(

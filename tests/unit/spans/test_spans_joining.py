@@ -18,9 +18,11 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from otel_exec.aggregate.task_fold import TaskFold, fold_spans
 from otel_exec.clock import AnchoredClock
 from otel_exec.spans.line_codec import LineEncoder, decode
-from otel_exec.spans.phases import TaskScope, enter_scope, phase
+from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable
+from otel_exec.spans.phases import TaskScope, enter_scope, phase, time_phase
 from otel_exec.spans.provider import ScopeProvider, instrument_threads, uninstrument_threads
 from otel_exec.spans.recorder import Recorder
+from otel_exec.spans.span_record import SpanRecord
 
 TASK = "f" * 16
 HOUR = 3_600_000_000_000
@@ -107,6 +109,22 @@ def test_a_users_span_with_both_ids_is_a_phase(tracer):
     assert run.recorder.warnings == {}
 
 
+def test_rows_of_ours_are_nobodys_phases(tracer):
+    """A phase that has the name of a row of ours is counted under that name in quotes, live and from its span; other names with parentheses stay as they are."""
+    run = Run()
+    with enter_scope(run.scope):
+        for name in ("(nodes)", "(unaccounted)", "(others)", "(mine)"):
+            with phase(name), phase(name), time_phase(None, "node_1", name):
+                pass
+        tracer.start_span("(nodes)", attributes={"exec_id": "exec_1", "node_id": "n"}).end()
+    end_ns = run.recorder.clock.now_ns()
+    folds = run.fold.finish(end_ns)
+    assert {name: fold.count for name, fold in folds.items()} == {"'(nodes)'": 3, "(nodes)": 4, "'(unaccounted)'": 2, "'(others)'": 2, "(mine)": 2}
+    assert set(run.fold.sums.nodes["node_1"].phases) == {"'(nodes)'", "'(unaccounted)'", "'(others)'", "(mine)"}
+    task = SpanRecord("ab" * 16, TASK, "", "task", "task", run.fold.start_ns, end_ns, {"node.id": "n"})
+    assert fold_spans(task, run.spans) == folds
+
+
 def test_a_users_span_is_moved_to_the_runs_clock(tracer):
     """Its times are those of the run, though the SDK reads the wall clock: it lies within its phase, and its duration stays."""
     run = Run(offset_ns=-HOUR)
@@ -157,12 +175,44 @@ def test_a_span_that_starts_a_trace_of_its_own_keeps_it(tracer):
 
 
 def test_users_spans_count_towards_the_limit(tracer):
-    """Past the task's limit they are counted and not written."""
+    """Past the task's limit they are counted and not written, apart from phases, which are folded all the same; of those some may be spans as well."""
     run = Run(max_spans=2)
     with enter_scope(run.scope):
         for _ in range(5):
             tracer.start_span("s").end()
-    assert (len(run.spans), run.scope.unspanned) == (2, 3)
+        with phase("p"):
+            tracer.start_span("call", attributes={"exec_id": "a", "node_id": "b"}).end()
+    assert (len(run.spans), run.scope.dropped, run.scope.unspanned) == (2, 3, 2)
+
+
+def test_an_open_span_that_is_a_phase_is_listed(tracer, tmp_path):
+    """Who survives the process knows it, with its parent, its node and its start, until it has ended."""
+    run = Run()
+    run.recorder.open_spans = OpenSpanTable(str(tmp_path), "w")
+    with enter_scope(run.scope), phase("outer"):
+        span = tracer.start_span("call", attributes={"exec_id": "wf", "node_id": "node_1"})
+        outer, listed = run.recorder.open_spans.entries()
+        span.end()
+        assert [entry.name for entry in run.recorder.open_spans.entries()] == ["outer"]
+    call = run.named("call")
+    assert listed == OpenEntry(call.span_id, outer.span_id, "phase", "call", "node_1", call.start_ns)
+
+
+def test_what_an_abandoned_task_still_ends_is_not_written(tracer):
+    """Spans of the code's own, those that are phases, and phases: whoever abandoned the task has closed what was open in it."""
+
+    class Owner:
+        abandoned = False
+
+    run = Run()
+    run.scope.owner = Owner()
+    with enter_scope(run.scope):
+        open_spans = [tracer.start_span("s"), tracer.start_span("call", attributes={"exec_id": "a", "node_id": "b"})]
+        with phase("p"):
+            run.scope.owner.abandoned = True
+        for span in open_spans:
+            span.end()
+    assert run.spans == []
 
 
 def test_the_users_seed_makes_no_id_repeat(tracer):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 
 import pytest
 from opentelemetry import trace
 
-from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.aggregate.task_fold import TaskFold, fold_task
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.phases import TaskScope, current_scope, enter_scope, phase
 from otel_exec.spans.recorder import Recorder
+from otel_exec.spans.scope import current_span_id
+from otel_exec.spans.span_record import SpanLimits, SpanRecord
 from otel_exec.spans.spool import SpoolWriter, read_spool
 
 TASK = "f" * 16
@@ -355,6 +359,128 @@ def test_tokens_are_summed(run):
         pass
     run.finish()
     assert run.fold.sums.tokens == {"tokens": 7, "output_tokens": 2}
+
+
+@pytest.mark.parametrize("extra", [0, 200])
+def test_tokens_are_the_same_from_a_phase_and_from_its_span(extra):
+    """What is summed while the code runs is what is read again from finished spans: of odd integers, of those past 64 bits, of attributes past their limit."""
+    run = Run(recorder={"limits": SpanLimits(attributes=128)})
+
+    class Words(IntEnum):
+        FEW = 3
+
+    class Scalar:
+        """As numpy's."""
+
+        shape = ()
+
+        def item(self):
+            return 4
+
+    more = {f"k{number}": number for number in range(extra)}
+    with enter_scope(run.scope):
+        for tokens in (Words.FEW, Scalar(), 2**70, -(2**70), 1.0, True, None):
+            with phase("a", **more, tokens=tokens, input_tokens=2**62):
+                pass
+    run.finish()
+    task = SpanRecord("ab" * 16, TASK, "", "task", "task", 1000, 2000, {"node.id": "n"})
+    assert fold_task(task, run.spans).sums.tokens == run.fold.sums.tokens
+    assert run.fold.sums.tokens == ({} if extra else {"tokens": 7, "input_tokens": 2**63 - 1})
+
+
+def test_a_phase_is_an_open_telemetry_span_until_it_ends(run):
+    """Exceptions and a status that are given by OpenTelemetry's API land in its span, the failure in its fold; once closed it does not record."""
+    with phase("told"):
+        span = trace.get_current_span()
+        assert span.is_recording()
+        span.record_exception(KeyError("k"), {"attempt": 1})
+        span.set_status(trace.StatusCode.ERROR, "no luck")
+    assert not span.is_recording()
+    told = run.named("told")
+    ((_, name, values),) = told.events
+    assert (name, values["exception.type"], values["attempt"]) == ("exception", "KeyError", 1)
+    assert "KeyError" in values["exception.stacktrace"]
+    assert (told.status, told.status_message) == (2, "no luck")
+    assert (told.attributes["exec.outcome"], told.attributes["error.type"]) == ("failure", "KeyError")
+    with phase("fine"):
+        trace.get_current_span().set_status(trace.Status(trace.StatusCode.OK))
+        trace.get_current_span().set_status(trace.StatusCode.ERROR, "too late: OK is final")
+    with phase("bare"):
+        trace.get_current_span().set_status(trace.StatusCode.ERROR)
+    with pytest.raises(ValueError, match="x"), phase("used"), trace.use_span(trace.get_current_span(), record_exception=True):
+        raise ValueError("x")
+    assert (run.named("fine").status, run.named("fine").attributes["exec.outcome"]) == (1, "success")
+    assert run.named("bare").attributes["error.type"] == "_OTHER"
+    assert [event[1] for event in run.named("used").events] == ["exception"]
+    folds = run.finish()
+    assert {name: fold.errors for name, fold in folds.items()} == {"told": 1, "fine": 0, "bare": 1, "used": 1}
+
+
+def test_who_leaves_a_shared_phase_leaves_their_own_entry(run):
+    """One thread leaves, fails, and loses its turn in the midst of it; meanwhile another leaves the same `phase` object: each occurrence ends as its own block did."""
+    shared = phase("shared")
+    here, there = contextvars.copy_context(), contextvars.copy_context()
+
+    class Entries(list):
+        """As `list`, but after something was taken the other thread has its turn."""
+
+        turn = [lambda: there.run(shared.__exit__, None, None, None)]
+
+        def pop(self, *args):
+            taken = super().pop(*args)
+            while self.turn:
+                self.turn.pop()()
+            return taken
+
+        def remove(self, entry):
+            super().remove(entry)
+            while self.turn:
+                self.turn.pop()()
+
+    shared._open = Entries()
+    mine, other = here.run(shared.__enter__), there.run(shared.__enter__)
+    here.run(shared.__exit__, ValueError, ValueError("mine"), None)
+    assert {span.span_id: span.attributes["exec.outcome"] for span in run.spans} == {mine.span_id: "failure", other.span_id: "success"}
+    assert run.finish()["shared"].errors == 1
+
+
+def test_threads_share_a_phase(run):
+    """Eight threads enter and leave one `phase` object, each inside a phase of its own: every occurrence lies in its own thread's, with what that thread set."""
+    shared = phase("shared")
+    wrong = []
+
+    def work(number):
+        for turn in range(50):
+            with phase("own") as own, shared as entry:
+                shared.set(turn=(number, turn))
+                if entry.parent_span_id != own.span_id or entry.metadata != {"turn": (number, turn)}:
+                    wrong.append(number)
+            if not entry.ended or current_span_id() != TASK:
+                wrong.append(number)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert wrong == []
+    assert (run.finish()["shared"].count, len(shared._open)) == (400, 0)
+
+
+def test_a_phase_is_set_by_the_code_in_it(run):
+    """`set` on the `phase` object reaches an occurrence that the code is in; code beside it reaches none, though only one is open."""
+    shared = phase("shared")
+    beside = contextvars.copy_context()
+    with shared:
+        beside.run(lambda: shared.set(by="beside"))
+        shared.set(by="inside")
+        shared.event("here")
+        beside.run(lambda: shared.event("beside"))
+    span = run.named("shared")
+    assert (span.attributes["by"], [name for _, name, _ in span.events]) == ("inside", ["here"])
+    shared.set(by="nobody")
 
 
 def test_telemetry_that_fails_changes_nothing(caplog):

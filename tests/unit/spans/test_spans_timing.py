@@ -71,6 +71,30 @@ def test_without_a_run_log_stderr_has_the_lines(tmp_path, capsys, caplog):
     assert "run.log" in caplog.text
 
 
+def test_phases_without_a_span_are_named_in_the_last_line(tmp_path, capsys):
+    """Of phases past the limit of spans a task the log says how many have no line, last, in run.log and on stderr; nothing where there are none."""
+    log = start(tmp_path)
+    write(tmp_path, "a", "exec_1")
+    log.finish(7)
+    last = (tmp_path / "run.log").read_text().splitlines()[-1]
+    assert re.search(r"TIMING otel_exec\.timing 7 phases .*past the limit of spans a task", last)
+    assert capsys.readouterr().err.splitlines()[-1] == last
+    log = start(tmp_path / "2")
+    log.finish(0)
+    assert (tmp_path / "2" / "run.log").read_text() == ""
+
+
+def test_a_line_holds_nothing_that_a_terminal_obeys(tmp_path, capsys):
+    """Escape sequences, newlines and direction overrides in names and ids are shown, in run.log and on stderr."""
+    log = start(tmp_path)
+    write(tmp_path, "\x1b]0;owned\x07\nb\u202e", "exec\x1b[2J")
+    log.finish()
+    (line,) = (tmp_path / "run.log").read_text().splitlines()
+    assert line.isprintable()
+    assert r"exec_id=exec\x1b[2J node_id=n phase=\x1b]0;owned\x07\nb\u202e dur_ms" in line
+    assert capsys.readouterr().err == f"{line}\n"
+
+
 @pytest.mark.parametrize("kind", ["", "task"])
 def test_only_phases_are_logged(tmp_path, kind):
     """Spans of other kinds give no line."""

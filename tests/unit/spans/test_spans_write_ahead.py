@@ -147,6 +147,26 @@ def test_a_disk_that_is_full_keeps_lines_in_memory_until_there_is_room(tmp_path,
     assert names(tmp_path) == ["span 0", "span 1"]
 
 
+def test_a_disk_that_is_full_at_the_end_loses_nothing_either(tmp_path, monkeypatch):
+    """What the file has no room for when its writer closes stays in mapped memory: it is not lost, the file is let go, and mending brings it there."""
+    writer = SpoolWriter(str(tmp_path), "w", {})
+    put(writer, 1)
+    put(writer, 2)
+
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        writer.close()
+    assert (writer.lost, writer.error.errno) == (0, errno.ENOSPC)
+    put(writer, 3)
+    assert writer.lost == 1
+    mend_folder(str(tmp_path))
+    assert names(tmp_path) == ["span 1", "span 2"]
+    assert os.listdir(tmp_path) == ["w.jsonl"]
+
+
 def test_without_a_mapping_each_line_is_written_at_once(tmp_path, monkeypatch):
     """Where memory can't be mapped, or there is no room for it, a put is a write."""
 
