@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
 from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, open_tasks
-from otel_exec.aggregate.tally import Tally
+from otel_exec.aggregate.tally import Tally, tries
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
 from otel_exec.record.model import RunRecord
@@ -23,12 +23,14 @@ from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
 from otel_exec.report.text_safety import first_line
 from otel_exec.report.wall import wall
+from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import read_all_open
 from otel_exec.spans.spool import forked_files, read_spool, read_spool_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from otel_exec.spans.span_record import SpanRecord
 
 __all__ = ["MOST_ROWS", "finish", "fold_forked", "progress", "read_run", "rebuild", "status_of"]
 
@@ -36,14 +38,15 @@ __all__ = ["MOST_ROWS", "finish", "fold_forked", "progress", "read_run", "rebuil
 MOST_ROWS = 100
 
 
-def finish(record: RunRecord, now_ns: int) -> RunRecord:
+def finish(record: RunRecord, now_ns: int, *, tally: Tally | None = None) -> RunRecord:
     """Fill in what follows from the rest: level, worker and run metrics, the critical path, where the wall time went.
 
     Args:
         record: a rendered record; it is changed in place.
         now_ns: the present instant (nanoseconds since the Unix epoch), for what is still open.
+        tally: the sums of its steps, where somebody kept them.
     """
-    MetricsCollector(record, now_ns=now_ns).fill(record)
+    MetricsCollector(record, now_ns=now_ns, tally=tally).fill(record)
     if record.duration_ns is not None:
         record.critical_path = of_record(record)
         record.wall = wall(record)
@@ -113,7 +116,7 @@ def _failures(tally: Tally) -> list[FailedStep]:
             type=step.error.type if step.error else step.outcome or "",
             message=first_line(step.error.message) if step.error else "",
             where=step.error.where if step.error else None,
-            attempts=len(step.attempts),
+            attempts=tries(step),
             worker_id=step.attempts[-1].worker_id if step.attempts else None,
         )
         for step in tally.failures[:MOST_ROWS]
@@ -151,15 +154,22 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     return finish(record, last_ns)
 
 
-def fold_forked(aggregator: Aggregator, spans_folder: str) -> None:
+def fold_forked(aggregator: Aggregator, spans_folder: str) -> list[SpanRecord]:
     """Fold again, from the spool, the attempts whose forked children recorded phases: what a child folds dies with it, and its file has the spans.
 
     Attempts past their limit of spans are left as their own process folded them: the spool does not have all of theirs.
+
+    Returns:
+        The children's phases that came into the record by this.
     """
     forked = [span for path in forked_files(spans_folder) for span in read_spool_file(path)]
-    if forked:
-        spans = list(read_spool(spans_folder))
-        fold_task_spans(aggregator, spans, only=attempts_of(forked, spans) - aggregator.unspanned)
+    if not forked:
+        return []
+    spans = list(read_spool(spans_folder))
+    homes = attempts_of(forked, spans)
+    again = set(homes.values()) - aggregator.unspanned
+    fold_task_spans(aggregator, spans, only=again)
+    return [span for span in {span.span_id: span for span in forked}.values() if span.kind == Kind.PHASE and homes.get(span.span_id) in again]
 
 
 def read_run(run: str | None = None, *, prefix: str | None = None) -> RunRecord:

@@ -89,7 +89,7 @@ def run(
     if config.dry_run:
         raise UsageError("run() runs: a dry run is the command line's, python exp.py --dry-run")
     order = _order(_as_list(steps), config, experiment_of(name, description, sys.argv[1:]), gates)
-    listener = LiveListener(order.plan, order.selection.decisions, config.workers or usable_cpus())
+    listener = LiveListener(order.plan, order.selection.decisions)
     result = _execute(order, listener, tracer_provider=tracer_provider)
     if result.signal is not None:
         raise KeyboardInterrupt
@@ -245,11 +245,11 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
     spans.close_run(order.experiment.name, runner.parts.clock.now_ns(), outcome)
     wired.recorder.finish(spans.take())
     wired.spool.close()
+    of_children = fold_forked(aggregator, store.spans_folder)
     if wired.meter is not None:
-        wired.meter.end()
+        wired.meter.end(of_children)
     for code, message, count in wired.recorder.take_warnings():
         aggregator.warn(code, message, count)
-    fold_forked(aggregator, store.spans_folder)
     followers.finish_readers(aggregator.record)
     try:
         wired.keeper.end()

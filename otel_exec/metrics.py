@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from otel_exec.aggregate.tally import Group, Tally, between_ns, counts
+from otel_exec.aggregate.tally import Group, Tally, between_ns, counts, total_ns
 from otel_exec.clock import from_iso
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record import storage
@@ -333,7 +333,7 @@ def task_metrics(step: StepRecord) -> TaskMetrics:
         queue_wait_ms=_ms(between_ns(last.created_ns, last.claimed_ns)),
         execution_duration_ms=_ms(between_ns(last.start_ns, last.end_ns)),
         verification_duration_ms=None if verification is None or verification < 0 else _ms(verification),
-        total_duration_ms=_ms(between_ns(step.attempts[0].created_ns, last.settled_ns)),
+        total_duration_ms=_ms(total_ns(step)),
     )
 
 

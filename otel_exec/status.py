@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from otel_exec.clock import from_iso, to_iso
+from otel_exec.clock import AnchoredClock, from_iso, to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, storage
 from otel_exec.record.find import STATUS_JSON, find_run
@@ -89,9 +89,10 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
     """
     known = read_status(place.folder)
     if known is not None and known.state == "running":
+        at_ns = _by_its_clock(known, now_ns)
         if _driver_gone(known, place, now_ns) and not _lives(place, now_ns):
             return _left_behind(place, known, now_ns, tasks=tasks)
-        return _going_on(place, known, now_ns, tasks=tasks)
+        return _going_on(place, known, at_ns, tasks=tasks)
     if known is not None and not tasks:
         return known
     if known is None and _starting(place, now_ns):
@@ -102,6 +103,17 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
     if tasks:
         status.tasks = _task_rows(record, now_ns)
     return status
+
+
+def _by_its_clock(status: StatusRecord, now_ns: int) -> int:
+    """Return the present as the run's own clock has it, which is anchored once: the wall clock may have been set since, or the machine have slept.
+
+    Only on the driver's host; of another one the wall clock is all there is.
+    """
+    offset = status.clock_offset_ns
+    if not status.driver or not locks.of_this_host(status.driver) or offset is None or not (offset.isascii() and offset.removeprefix("-").isdecimal()):
+        return now_ns
+    return AnchoredClock(int(offset[:20])).now_ns()
 
 
 def _starting(place: RunPlace, now_ns: int) -> bool:
@@ -195,6 +207,7 @@ def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
     """Let elapsed times go on to the present: uptimes of workers that have not stopped, the run's, what is open, the ETA."""
     heard_ns = from_iso(known.updated_at)
     passed_ms = 0 if heard_ns is None else max(0, now_ns - heard_ns) // _MS
+    began_ns = from_iso(status.start_time)
     uptimes: dict[str, int] = {}
     for worker in status.workers:
         started_ns = from_iso(worker.started_at)
@@ -204,8 +217,10 @@ def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
     metrics = status.metrics
     if metrics is not None:
         total_ms = metrics.get("total_duration_ms")
-        if isinstance(total_ms, int):
-            metrics["total_duration_ms"] = total_ms + (passed_ms if status is known else 0)
+        if began_ns is not None and began_ns <= now_ns:
+            metrics["total_duration_ms"] = (now_ns - began_ns) // _MS
+        elif isinstance(total_ms, int):
+            metrics["total_duration_ms"] = total_ms + passed_ms
         rows = metrics.get("worker_metrics")
         for row in rows if isinstance(rows, list) else ():
             if isinstance(row, dict) and row.get("worker_id") in uptimes:
@@ -349,6 +364,7 @@ def _task_rows(record: RunRecord, now_ns: int) -> list[TaskStatus]:
 
 
 def _task_row(step: StepRecord, record: RunRecord, began_ns: int | None, now_ns: int) -> TaskStatus:
+    from otel_exec.aggregate.tally import tries
     from otel_exec.metrics import task_metrics
 
     last = step.attempts[-1] if step.attempts else None
@@ -364,7 +380,7 @@ def _task_row(step: StepRecord, record: RunRecord, began_ns: int | None, now_ns:
         state=outcome_word(step, over=record.outcome != "running"),
         outcome=step.outcome,
         cached=step.cached,
-        attempts=len(step.attempts),
+        attempts=tries(step),
         worker_id=last.worker_id if last is not None else None,
         scheduled_time=step.scheduled_time,
         execution_start_time=step.execution_start_time,

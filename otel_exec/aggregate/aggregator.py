@@ -78,7 +78,7 @@ class Aggregator:
         self.levels: dict[int, LevelRecord] = {level.level: level for level in skeleton.levels}
         self.gates: dict[str, GateRecord] = {gate.span_id or str(index): gate for index, gate in enumerate(skeleton.gates)}
         self.gate_output: dict[str, str | None] = {}
-        self._parts_seen: dict[tuple[str, int, str], dict[str, int]] = {}
+        self._parts_seen: dict[tuple[str, int, str], dict[str, tuple[int, int]]] = {}
         self.touched: dict[str, StepRecord] = {}
         self._worker_tasks: dict[str, dict[tuple[str, int], tuple[int, int]]] = {}
         self._own_ns: dict[str, int] = {}
@@ -130,6 +130,7 @@ class Aggregator:
             attempt.outcome = line.outcome
             attempt.worker_id = line.worker or attempt.worker_id
             attempt.error = _error(line)
+            _settle_attempt(attempt, at)
         else:
             self.touched[step.node_id] = step
             step.outcome = line.outcome
@@ -137,8 +138,10 @@ class Aggregator:
             step.cached = line.cause == "cached"
             if step.cached and line.data is not None:  # found so while the run went on
                 step.cached_from = _cached_from(line.data)
-            if step.attempts and step.attempts[-1].outcome is None and not step.cached:
-                step.attempts[-1].outcome = line.outcome
+            if step.attempts and step.attempts[-1].outcome is None:
+                _settle_attempt(step.attempts[-1], at)
+                if not step.cached:
+                    step.attempts[-1].outcome = line.outcome
             if line.outcome is not None and not step.group:
                 unchanged = line.outcome == Outcome.SKIP and line.cause not in {"upstream_failed", "gate_failed"}
                 if not unchanged:
@@ -216,7 +219,7 @@ class Aggregator:
             attempt.outcome = outcome
             if span.status == 2 and attempt.error is None:  # a report that never came: the span knows
                 attempt.error = RecordedError(str(attributes.get(ERROR_TYPE, outcome)), span.status_message)
-        self._settle_attempt(attempt, span.end_ns)
+        _settle_attempt(attempt, attempt.end_ns)
         if step.attempts[-1] is attempt:
             step.execution_start_time = to_iso(span.start_ns)
             step.execution_end_time = to_iso(span.end_ns)
@@ -237,29 +240,28 @@ class Aggregator:
         if step is None or not isinstance(number, int):
             return
         attempt = self.attempt(step, number)
-        start = span.start_ns - self.start_ns
+        start, end = span.start_ns - self.start_ns, span.end_ns - self.start_ns
         if field in {"queue_ns", "wait_ns"}:
             # A step that found its lock held queues twice for one attempt: the parts add up, each span once.
             parts = self._parts_seen.setdefault((step.node_id, number, field), {})
-            parts[span.span_id] = span.duration_ns
-            setattr(attempt, field, sum(parts.values()))
+            parts[span.span_id] = (span.duration_ns, span.end_ns)
+            setattr(attempt, field, sum(duration_ns for duration_ns, _ in parts.values()))
             attempt.created_ns = start if attempt.created_ns is None else min(attempt.created_ns, start)
         else:
             setattr(attempt, field, span.duration_ns)
             if field == "load_ns":
                 attempt.claimed_ns = start
-        if field != "backoff_ns":
-            self._settle_attempt(attempt, span.end_ns)
+        # What comes before the task settles nothing, unless nothing came after it: it ends as well where the attempt goes on.
+        if field in {"verification_ns", "store_ns"} or (field in {"queue_ns", "wait_ns"} and _given_up(step, attempt)):
+            _settle_attempt(attempt, end)
 
-    def longest_queue(self, step: StepRecord, attempt: AttemptRecord) -> str | None:
-        """Return the id of the span in which an attempt queued longest."""
+    def longest_queue(self, step: StepRecord, attempt: AttemptRecord) -> tuple[int, str] | None:
+        """Return the end of the span in which an attempt queued longest, and its id."""
         parts = self._parts_seen.get((step.node_id, attempt.attempt, "queue_ns"))
-        return max(parts, key=parts.__getitem__) if parts else None
-
-    def _settle_attempt(self, attempt: AttemptRecord, end_ns: int) -> None:
-        end = end_ns - self.start_ns
-        if attempt.settled_ns is None or attempt.settled_ns < end:
-            attempt.settled_ns = end
+        if not parts:
+            return None
+        span_id, (_, end_ns) = max(parts.items(), key=lambda part: part[1])
+        return end_ns, span_id
 
     def _ingest_step(self, span: SpanRecord) -> None:
         step = self.steps.get(str(span.attributes.get(NODE_ID)))
@@ -271,6 +273,8 @@ class Aggregator:
         outcome = span.attributes.get(EXEC_OUTCOME)
         if step.outcome is None and isinstance(outcome, str):
             step.outcome = outcome
+            if step.attempts and _given_up(step, step.attempts[-1]):
+                _settle_attempt(step.attempts[-1], step.end_ns)
             if span.status == 2 and step.error is None:  # the driver died before it could say so: recovery did
                 step.error = RecordedError(str(span.attributes.get(ERROR_TYPE, outcome)), span.status_message)
         if step.scheduled_time is not None:  # it was created: the transition comes first
@@ -333,6 +337,16 @@ class Aggregator:
         """Return how many items fan-outs had so far, completed and failed."""
         folds = self.items.values()
         return sum(fold.count for fold in folds), sum(fold.completed for fold in folds), sum(fold.failed for fold in folds)
+
+
+def _given_up(step: StepRecord, attempt: AttemptRecord) -> bool:
+    """Whether a step was settled before a worker took its last attempt."""
+    return step.outcome is not None and attempt.outcome is None and attempt.claimed_ns is None
+
+
+def _settle_attempt(attempt: AttemptRecord, end_ns: int) -> None:
+    if attempt.settled_ns is None or attempt.settled_ns < end_ns:
+        attempt.settled_ns = end_ns
 
 
 def _cached_from(data: Mapping[str, object]) -> CachedFrom:

@@ -15,10 +15,12 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from otel_exec.aggregate.histogram import value_of
-from otel_exec.aggregate.tally import counts
+from otel_exec.aggregate.tally import counts, total_ns
 from otel_exec.semconv import (
     ERROR_WORKER_DIED,
     EXEC_NAME,
+    EXEC_PHASE,
+    EXEC_TEMPLATE,
     METRIC_PHASE_DURATION,
     METRIC_RETRIES,
     METRIC_RUN_DURATION,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from otel_exec.record.model import AttemptRecord, StepRecord
     from otel_exec.record.run_store import JournalLine
     from otel_exec.semconv import Metric
-    from otel_exec.spans.span_record import AttributeValue
+    from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
 __all__ = ["CARDINALITY_LIMIT", "OVERFLOW", "MetricPoints"]
 
@@ -157,6 +159,13 @@ class MetricPoints:
             elif line.what == "worker":
                 self._worker(line)
 
+    def phases_of_children(self, spans: Iterable[SpanRecord]) -> None:
+        """Take in phases of processes that tasks forked: they come at the end of the run, since the task's own fold has not seen them."""
+        for span in spans:
+            template, name = span.attributes.get(EXEC_TEMPLATE), span.attributes.get(EXEC_PHASE)
+            if isinstance(template, str) and isinstance(name, str):
+                self._phase.point(template, name).add(span.duration_ns, span.end_ns, span.span_id)
+
     def run_ended(self, duration_ns: int, outcome: str, span_id: str | None) -> None:
         """The run is over."""
         self._run.point(outcome).add(duration_ns, self._start_ns + duration_ns, span_id)
@@ -199,7 +208,7 @@ class MetricPoints:
             before = step.attempts[attempt.attempt - 2]
             self._retries.point(template, before.error.type if before.error is not None else before.outcome or "").value += 1
         if attempt.queue_ns is not None:
-            self._queue.point(template).add(attempt.queue_ns, self._start_ns + attempt.claimed_ns, aggregator.longest_queue(step, attempt))
+            self._queue.point(template).add(attempt.queue_ns, *(aggregator.longest_queue(step, attempt) or ()))
         if attempt.execution_ns is not None and attempt.end_ns is not None:
             point = self._task.point(template, attempt.outcome or "")
             point.add(attempt.execution_ns, self._start_ns + attempt.end_ns, attempt.span_id)
@@ -232,8 +241,9 @@ class MetricPoints:
         template = step.template or step.name
         self._steps.point(template, step.outcome, step.cached).value += 1
         was_run = not step.cached and any(attempt.claimed_ns is not None for attempt in step.attempts)
-        if was_run and step.start_ns is not None and step.end_ns is not None:
-            self._step.point(template, step.outcome).add(step.end_ns - step.start_ns, self._start_ns + step.end_ns, step.span_id)
+        took_ns = total_ns(step)
+        if was_run and took_ns is not None and step.end_ns is not None:
+            self._step.point(template, step.outcome).add(took_ns, self._start_ns + step.end_ns, step.span_id)
 
     def _worker(self, line: JournalLine) -> None:
         worker = line.worker or ""

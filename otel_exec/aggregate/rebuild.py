@@ -66,11 +66,11 @@ def _descends(span_id: str, parents: Mapping[str, str], within: dict[str, bool])
     return answer
 
 
-def attempts_of(some: Iterable[SpanRecord], spans: Iterable[SpanRecord]) -> set[tuple[str, int]]:
-    """Return the attempts (node id, number) that `some` spans lie in, by descent through `spans`, all of the run's."""
+def attempts_of(some: Iterable[SpanRecord], spans: Iterable[SpanRecord]) -> dict[str, tuple[str, int]]:
+    """Return the attempt (node id, number) that each of `some` spans lies in, by span id, by descent through `spans`, all of the run's."""
     by_id = {span.span_id: span for span in spans}
     homes: dict[str, str] = {}
-    found = set()
+    found = {}
     for span in some:
         outer = span if span.kind == Kind.TASK else None
         above = _task_above(span, by_id, homes)
@@ -80,7 +80,7 @@ def attempts_of(some: Iterable[SpanRecord], spans: Iterable[SpanRecord]) -> set[
             outer = by_id[above]
             above = _task_above(outer, by_id, homes)
         if outer is not None and (key := _attempt_of(outer)) is not None:
-            found.add(key)
+            found[span.span_id] = key
     return found
 
 

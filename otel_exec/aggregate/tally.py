@@ -8,16 +8,16 @@ Source of the definitions: docs/status.md, "The numbers".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from otel_exec.semconv import ERROR_INTERRUPTED, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sequence, Sized
 
     from otel_exec.record.model import AttemptRecord, StepRecord
 
-__all__ = ["FAILURES", "Group", "Tally", "between_ns", "counts", "execution_ns", "tried", "was_open"]
+__all__ = ["FAILURES", "Group", "Tally", "between_ns", "counts", "execution_ns", "total_ns", "tried", "tries", "was_open"]
 
 FAILURES = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.ERROR})
 # Reasons of steps that this run never had to settle.
@@ -29,6 +29,11 @@ _Key = TypeVar("_Key", int, str)
 def tried(attempt: AttemptRecord) -> bool:
     """Whether a worker took it: what was handed over and taken back is no try."""
     return attempt.claimed_ns is not None or attempt.start_ns is not None or attempt.outcome is not None
+
+
+def tries(step: StepRecord) -> int:
+    """Return how often a worker took the step."""
+    return sum(map(tried, step.attempts))
 
 
 def counts(step: StepRecord) -> bool:
@@ -47,6 +52,22 @@ def execution_ns(step: StepRecord) -> int | None:
         return None
     last = step.attempts[-1]
     return between_ns(last.start_ns, last.end_ns)
+
+
+class _Timed(Protocol):
+    """A step as any kind of record has it."""
+
+    @property
+    def attempts(self) -> Sized: ...
+    @property
+    def start_ns(self) -> int | None: ...
+    @property
+    def end_ns(self) -> int | None: ...
+
+
+def total_ns(step: _Timed) -> int | None:
+    """Return settled minus created; `None` for a step that was never queued, or has not settled."""
+    return between_ns(step.start_ns, step.end_ns) if step.attempts else None
 
 
 def was_open(step: StepRecord) -> bool:
@@ -163,7 +184,7 @@ class Tally:
             self.cancelled += 1
 
     def _count_tries(self, step: StepRecord) -> None:
-        number = sum(tried(attempt) for attempt in step.attempts)
+        number = tries(step)
         self._attempts += number
         self._retries += max(0, number - 1)
         self._used.update(attempt.worker_id for attempt in step.attempts if attempt.worker_id is not None)
@@ -173,12 +194,12 @@ class Tally:
     @property
     def attempts(self) -> int:
         """Every try at a step that a worker took, so far."""
-        return self._attempts + sum(tried(attempt) for step in self.open.values() for attempt in step.attempts)
+        return self._attempts + sum(map(tries, self.open.values()))
 
     @property
     def retries(self) -> int:
         """The tries after a step's first, so far."""
-        return self._retries + sum(max(0, sum(tried(attempt) for attempt in step.attempts) - 1) for step in self.open.values())
+        return self._retries + sum(max(0, tries(step) - 1) for step in self.open.values())
 
     @property
     def workers_used(self) -> int:

@@ -75,7 +75,7 @@ def narrowed(status: StatusRecord, level: int | None) -> StatusRecord:
     if level is None:
         return status
     levels = [each for each in status.levels if each.level == level]
-    if not levels:
+    if not levels and (status.levels or status.state != "running"):  # a run that has just begun has not said yet which levels it has
         raise UsageError(unknown_name("level", str(level), (str(each.level) for each in status.levels)))
     status.levels = levels
     if isinstance(status.tasks, list):

@@ -16,14 +16,17 @@ from otel_exec.errors import RecordError
 from otel_exec.record.encoding import encode
 from otel_exec.record.status_model import StatusRecord
 from otel_exec.report.painter import Painter
-from otel_exec.report.status import change_line, status_lines, status_text
+from otel_exec.report.status import change_line, change_words, status_lines, status_text
 from otel_exec.report.terminal import look_of
-from otel_exec.status import RunPlace, gone
+from otel_exec.schedule.pace import Pace
+from otel_exec.status import RunPlace, gone, status_now
 
 __all__ = ["fingerprint", "watch"]
 
 # A person sees no difference below; the files are small.
 _LOOK_S = 0.2
+# Of the time, for a look that takes long: that at all tasks of a large run.
+_SHARE = 0.1
 # Files of a run that is being taken away go one after another: what can't be read may be there again, or the folder may be gone, a moment later.
 _PATIENCE = 10
 
@@ -34,10 +37,13 @@ def watch(place: RunPlace, arguments: argparse.Namespace) -> int:
     terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not arguments.json
     seen = b""
     failures = 0
+    pace = Pace(int(_LOOK_S * 1e9), _SHARE)
     while True:
         look = look_of(sys.stdout, os.environ, width=arguments.width, colour=arguments.color)
+        began_ns = time.monotonic_ns()
         try:
             status = read(place, arguments)
+            pace.done(began_ns, time.monotonic_ns())
             failures = 0
         except RecordError as error:
             failures += 1
@@ -53,7 +59,7 @@ def watch(place: RunPlace, arguments: argparse.Namespace) -> int:
             else:
                 painter.paint(status_lines(status, look, wanted_of(arguments), height=_height() - 1), look.width)
         else:
-            mark = fingerprint(status)
+            mark = fingerprint(status) if arguments.json else change_words(status).encode()
             if mark != seen:
                 seen = mark
                 _say(json_line(status) if arguments.json else (change_line(status, look) + "\n").encode(look.encoding, "backslashreplace"))
@@ -62,6 +68,16 @@ def watch(place: RunPlace, arguments: argparse.Namespace) -> int:
         if ended:
             return 0
         time.sleep(_LOOK_S)
+        while not pace.due(time.monotonic_ns()) and _goes_on(place):
+            time.sleep(_LOOK_S)
+
+
+def _goes_on(place: RunPlace) -> bool:
+    """Whether the run has not ended, as its small status says: that costs next to nothing, where reading all tasks of a large run takes seconds."""
+    try:
+        return status_now(place, time.time_ns()).state == "running"
+    except RecordError:
+        return False
 
 
 def fingerprint(status: StatusRecord) -> bytes:

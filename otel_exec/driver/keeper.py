@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from otel_exec.aggregate.assemble import render, render_rows
 from otel_exec.aggregate.tally import Tally
+from otel_exec.clock import AnchoredClock
 from otel_exec.complete import MOST_ROWS, finish, status_of
 from otel_exec.errors import RecordError
 from otel_exec.metrics import MetricsCollector
@@ -85,8 +86,9 @@ class Keeper:
         """Write the record that says `running`. Raises `RecordError`: a run that can't be recorded is not begun."""
         began_ns = self._clock.now_ns()
         encoded = write_record(self._aggregator.record)
-        finish(render(self._aggregator), began_ns)
-        self._write_status([], began_ns)  # first: a record that says `running` is believed where a status says whose it is
+        finish(render(self._aggregator), began_ns, tally=self._tally)
+        # First: a record that says `running` is believed where a status says whose it is. Of its cost only what each status has counts: the next is due soon.
+        self._write_status([], self._clock.now_ns(), self._tally)
         self._store.write_run(encoded, also=self._also)
         self._run_pace.done(began_ns, self._clock.now_ns())
 
@@ -115,8 +117,8 @@ class Keeper:
         if not self._status_pace.due(now_ns):
             return
         try:
-            finish(render(self._aggregator), now_ns)
-            self._write_status(opened, now_ns)
+            finish(render(self._aggregator), now_ns, tally=self._tally)
+            self._write_status(opened, now_ns, self._tally)
         except RecordError as error:
             self._aggregator.warn("record_not_written", str(error))
             self._status_pace.done(now_ns, self._clock.now_ns())
@@ -125,7 +127,7 @@ class Keeper:
         return runner.levels_ended > self._levels_ended
 
     def _live_status(self, runner: Runner, now_ns: int) -> None:
-        """Write the status from what was tallied: what it costs does not grow with the number of steps."""
+        """Write the status from what was tallied: it costs as much as levels, workers and templates are many, and of the steps only those that are new."""
         aggregator, tally = self._aggregator, self._tally
         for step in aggregator.touched.values():
             if step.outcome is None:
@@ -135,22 +137,24 @@ class Keeper:
         aggregator.touched.clear()
         record = render_rows(aggregator)
         MetricsCollector(record, now_ns=now_ns, tally=tally, items=aggregator.items_counts()).fill(record, templates=MOST_ROWS)
-        self._write_status(open_records(runner, now_ns), now_ns, tally)
+        self._write_status(open_records(runner, now_ns), now_ns, tally, self._eta())
 
     def end(self, export: Export | None = None) -> None:
         """Write the whole record; raises `RecordError` when it can't be kept."""
         now_ns = self._clock.now_ns()
-        record = finish(render(self._aggregator), now_ns)
+        tally = Tally(self._aggregator.record.steps)  # of what is known now: measurements may have come after the live one counted a step
+        record = finish(render(self._aggregator), now_ns, tally=tally)
         if export is not None:
             record.export = export
         self._store.write_run(write_record(record), also=self._also)
-        self._write_status([], now_ns)
+        self._write_status([], now_ns, tally)
 
-    def _write_status(self, opened: list[OpenRecord], began_ns: int, tally: Tally | None = None) -> None:
-        record = self._aggregator.record
-        left = self._eta() if record.outcome == "running" else None
+    def _write_status(self, opened: list[OpenRecord], began_ns: int, tally: Tally, left: Eta | None = None) -> None:
         eta = (left.left_ns // 1_000_000, left.basis) if left is not None else None
-        self._store.write_status(status_of(record, now_ns=began_ns, opened=opened, eta=eta, driver=self._driver, tally=tally))
+        status = status_of(self._aggregator.record, now_ns=began_ns, opened=opened, eta=eta, driver=self._driver, tally=tally)
+        if isinstance(self._clock, AnchoredClock):
+            status.clock_offset_ns = str(self._clock.offset_ns)
+        self._store.write_status(status)
         self._status_pace.done(began_ns, self._clock.now_ns())
 
 

@@ -11,7 +11,6 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from otel_exec.cpus import usable_cpus
 from otel_exec.report.eta import Eta, eta
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
@@ -57,12 +56,11 @@ class LiveListener:
     Args:
         plan: the steps.
         decisions: what was decided of each.
-        workers: how many run at once.
     """
 
-    def __init__(self, plan: Plan, decisions: Sequence[Decision], workers: int) -> None:
+    def __init__(self, plan: Plan, decisions: Sequence[Decision]) -> None:
         self._plan = plan
-        self._workers = workers
+        self._at_once = 1
         counted = [
             step
             for step, decision in zip(plan.steps, decisions, strict=True)
@@ -147,10 +145,16 @@ class LiveListener:
             self._earlier = self._look_back() if self._look_back is not None else {}
         means = {template: total / count for template, (count, total) in self._sums.items()}
         going = [(each.step.template, max(0, self._now_ns - (each.claimed_ns or self._now_ns))) for each in self._running.values()]
-        return eta(self._pending, going, means, workers=self._workers, earlier_ns=self._earlier)
+        return eta(self._pending, going, means, at_once=self._at_once, earlier_ns=self._earlier)
 
-    def looks_back(self, look_back: Callable[[], Mapping[str, float]]) -> None:
-        """Tell it how earlier runs' mean durations by template are found; asked once, when an ETA is first wanted."""
+    def reckons_with(self, at_once: int, look_back: Callable[[], Mapping[str, float]]) -> None:
+        """Tell it what an ETA rests on.
+
+        Args:
+            at_once: how many steps run at the same time.
+            look_back: returns earlier runs' mean durations by template; asked once, when an ETA is first wanted.
+        """
+        self._at_once = at_once
         self._look_back = look_back
 
 
@@ -158,7 +162,7 @@ class TerminalListener(LiveListener):
     """Shows a run on stderr: a block on a terminal, a line an event elsewhere."""
 
     def __init__(self, plan: Plan, decisions: Sequence[Decision], config: Config, name: str) -> None:
-        super().__init__(plan, decisions, config.workers or usable_cpus())
+        super().__init__(plan, decisions)
         self._name = name
         self._config = config
         self._stream = sys.stderr

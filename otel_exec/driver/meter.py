@@ -15,13 +15,13 @@ from otel_exec.spans.metric_codec import MetricEncoder
 from otel_exec.spans.metrics_file import MetricsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
     from otel_exec.config import Config
     from otel_exec.schedule.runner import Runner
-    from otel_exec.spans.span_record import AttributeValue
+    from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
 __all__ = ["Meter", "busy_workers"]
 
@@ -87,9 +87,10 @@ class Meter:
         if not self._failed and self._pace.due(now_ns):
             self._guarded(lambda: self._collect(busy_workers(runner, now_ns)))
 
-    def end(self) -> None:
-        """Take in the rest, and write the last request."""
+    def end(self, of_children: Sequence[SpanRecord] = ()) -> None:
+        """Take in the rest, the phases of tasks' forked children with it, and write the last request."""
         self._guarded(self._take)
+        self._guarded(lambda: self._points.phases_of_children(of_children))
         self._guarded(self._finish)
 
     def _finish(self) -> None:

@@ -22,9 +22,10 @@ from otel_exec.driver.step_info import cached_from, look_up, static_info
 from otel_exec.execute.base import RunSettings
 from otel_exec.record import locks
 from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, Export, RunRecord, StepRecord
-from otel_exec.record.run_store import RunStore
+from otel_exec.record.run_store import JournalLine, RunStore
 from otel_exec.schedule.driver_spans import DriverSpans
 from otel_exec.schedule.runner import Runner, RunnerParts
+from otel_exec.semconv import Outcome
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.span_record import SpanLimits
 from otel_exec.spans.spool import SpoolWriter
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import Executor
     from otel_exec.plan.graph import Plan
     from otel_exec.schedule.gates import Gate
-    from otel_exec.schedule.select import Selection
+    from otel_exec.schedule.select import Decision, Selection
     from otel_exec.schedule.state import RunState
     from otel_exec.spans.ids import IdGenerator
 
@@ -149,6 +150,7 @@ def wire(
     for step, decision in zip(aggregator.record.steps, decisions, strict=True):
         if decision.action == "cached" and decision.earlier is not None:
             step.cached_from = cached_from(decision.earlier)
+        _take_as_decided(aggregator, step.node_id, decision, start_ns)
     for warning in (*plan.warnings, *order.selection.warnings, *resumed.warnings):
         aggregator.warn(warning.code, warning.message)
     spool = spool_of(settings, store)
@@ -164,7 +166,8 @@ def wire(
         limits=settings.limits,
     )
     parent_span_id = config.parent[1] if config.parent else ""
-    listener.looks_back(lambda: earlier_means(plan, decisions, config.prefix, not_in=settings.exec_id))
+    at_once = min(executor.workers, config.max_concurrent or executor.workers)
+    listener.reckons_with(at_once, lambda: earlier_means(plan, decisions, config.prefix, not_in=settings.exec_id))
     keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta)
     meter = None
     if config.metrics or config.console_metrics:
@@ -194,6 +197,14 @@ def wire(
         timeout_s=config.timeout_s,
     )
     return Wired(Runner(parts), keeper, aggregator, recorder, spool, store, meter)
+
+
+def _take_as_decided(aggregator: Aggregator, node_id: str, decision: Decision, start_ns: int) -> None:
+    """Settle a step that the run has nothing to do for, as the scheduler will when it begins: so the first record and status already count it rightly."""
+    if decision.action == "cached":
+        aggregator.transition(JournalLine(start_ns, "settled", node=node_id, outcome=Outcome.SUCCESS, cause="cached"))
+    elif decision.action == "skip" and decision.cause != "upstream_failed":
+        aggregator.transition(JournalLine(start_ns, "settled", node=node_id, outcome=Outcome.SKIP, cause=decision.cause))
 
 
 def _both(first: Callable[[Runner], None], second: Callable[[Runner], None]) -> Callable[[Runner], None]:

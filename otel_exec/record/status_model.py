@@ -87,6 +87,7 @@ class StatusRecord(msgspec.Struct, gc=False):
     """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives.
 
     `eta_basis` says what `eta_ms` was reckoned from: `this run`, `earlier runs` or `both`. `failures` and `templates` have the first hundred.
+    `clock_offset_ns` is the run's clock minus its host's monotonic one, as text: with it a reader on that host has the run's own present.
     `tasks` is never in the file: `status --json --tasks` adds it.
     """
 
@@ -107,4 +108,5 @@ class StatusRecord(msgspec.Struct, gc=False):
     start_time: str | None = None
     failures: list[FailedStep] = []
     templates: list[TemplateRecord] = []
+    clock_offset_ns: str | None = None
     tasks: list[TaskStatus] | msgspec.UnsetType = msgspec.UNSET

@@ -56,4 +56,4 @@ def boxed_lines(columns: Sequence[BoxColumn], look: Look) -> list[str]:
 
 
 def _natural(column: BoxColumn) -> int:
-    return max(display_width(column.title), *(display_width(cell) for cell in column.cells))
+    return max([display_width(column.title), *(display_width(cell) for cell in column.cells)])

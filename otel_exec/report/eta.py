@@ -32,7 +32,7 @@ def eta(
     running: Iterable[tuple[str, int]],
     means_ns: Mapping[str, float],
     *,
-    workers: int,
+    at_once: int,
     earlier_ns: Mapping[str, float] | None = None,
 ) -> Eta | None:
     """Return the time that the rest of a run is expected to take.
@@ -45,7 +45,7 @@ def eta(
         pending: how many steps of each template have not begun.
         running: the template of each step that runs, and since how many nanoseconds.
         means_ns: mean execution by template in this run.
-        workers: how many steps run at once.
+        at_once: how many steps run at the same time.
         earlier_ns: the same as `means_ns` from earlier runs.
 
     Returns:
@@ -68,6 +68,6 @@ def eta(
     work = sum(each * count for each, count in parts)
     own = {template in means_ns for template, _ in with_basis}
     return Eta(
-        left_ns=round(max(work / max(1, min(workers, left)), *(each for each, _ in parts))),
+        left_ns=round(max(work / max(1, min(at_once, left)), *(each for each, _ in parts))),
         basis="both" if len(own) == 2 else "this run" if own == {True} else "earlier runs",
     )

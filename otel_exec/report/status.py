@@ -19,7 +19,7 @@ from otel_exec.report.steps import plural
 from otel_exec.report.table import Column, Table
 from otel_exec.report.text_safety import display_width, pad, shorten, wrap
 
-__all__ = ["Wanted", "change_line", "status_lines", "status_text"]
+__all__ = ["Wanted", "change_line", "change_words", "status_lines", "status_text"]
 
 _BAR = 20
 _MS = 1_000_000
@@ -75,11 +75,16 @@ def _lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
 
 def change_line(status: StatusRecord, look: Look) -> str:
     """Return the status in one line, for a stream in which lines follow each other: `12:00:03 running 6/10 tasks, 1 failed, 2 running, ETA 12s`."""
+    eta = f", ETA {_ms(status.eta_ms)}" if status.eta_ms is not None and status.eta_ms >= _LEAST_ETA_MS else ""
+    return f"{look.text(status.updated_at[11:19])} {look.text(change_words(status))}{eta}"
+
+
+def change_words(status: StatusRecord) -> str:
+    """Return what makes one line of changes another than the one before: not the instant, nor the ETA, which go on by themselves."""
     steps = sum(span.kind == "step" for span in status.open)
     parts = [f"{status.progress.done:,}/{status.progress.total:,} tasks", *_apart(status)]
     parts += [f"{steps:,} running"] if steps and status.state == "running" else []
-    parts += [f"ETA {_ms(status.eta_ms)}"] if status.eta_ms is not None and status.eta_ms >= _LEAST_ETA_MS else []
-    return f"{look.text(status.updated_at[11:19])} {look.text(status.state)} {', '.join(parts)}"
+    return f"{status.state} {', '.join(parts)}"
 
 
 # The parts.
@@ -142,7 +147,7 @@ def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     lines = ["Level Status:"]
     edge = max((len(str(level.level)) for level in shown), default=1)
     states = [_level_state(level, status, look) for level in shown]
-    broad = max(9, *(display_width(state) for state, _, _, _ in states))
+    broad = max([9, *(display_width(state) for state, _, _, _ in states)])
     for level, state in zip(shown, states, strict=True):
         lines += _level_line(f"  Level {level.level:>{edge}}: ", state, broad, look)
         if wanted.level is not None:
@@ -349,11 +354,19 @@ def _task_cells(task: TaskStatus) -> tuple[Any, ...]:
 def _total_lines(status: StatusRecord, look: Look) -> list[str]:
     parts = [
         f"Total: {_ms(_run_ms(status))}",
-        f"Workers: {len([worker for worker in status.workers if not worker.died]):,}",
+        f"Workers: {_workers_count(status):,}",
         f"Tasks: {status.progress.done:,}/{status.progress.total:,}",
     ]
     line = " | ".join(parts)
     return [line] if len(line) <= look.width else [shorten(part, look.width, look.signs.ellipsis) for part in parts]
+
+
+def _workers_count(status: StatusRecord) -> int:
+    """Return how many workers there are while the run goes on; of one that is over how many ran something."""
+    used = (status.metrics or {}).get("workers_used")
+    if status.state != "running" and isinstance(used, int):
+        return max(0, used)
+    return sum(worker.stopped_at is None for worker in status.workers)
 
 
 # Words.

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from otel_exec.aggregate.tally import total_ns
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 
-__all__ = ["StepCounts", "count_steps", "execution_ns", "labels", "left_open", "longest", "outcome_word", "plural", "ran_anything", "reached", "total_ns"]
+__all__ = ["StepCounts", "count_steps", "execution_ns", "labels", "left_open", "longest", "outcome_word", "plural", "ran_anything", "reached"]
 
 FAILURES = frozenset({"failure", "timeout", "error"})
 
@@ -57,13 +58,6 @@ def _was_open(step: AnyStep) -> bool:
 def execution_ns(step: AnyStep) -> int | None:
     """Return the execution of the last attempt: the function alone, as in `duration_seconds`."""
     return step.attempts[-1].execution_ns if step.attempts else None
-
-
-def total_ns(step: AnyStep) -> int | None:
-    """Return settled minus created, as in `total_duration_seconds`; unknown for a step that did not run or has not settled."""
-    if not step.attempts or step.start_ns is None or step.end_ns is None:
-        return None
-    return step.end_ns - step.start_ns
 
 
 def count_steps(record: AnyRecord) -> StepCounts:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from otel_exec.aggregate.tally import total_ns
 from otel_exec.report.durations import duration_text, share_text
-from otel_exec.report.steps import execution_ns, longest, outcome_word, plural, total_ns
+from otel_exec.report.steps import execution_ns, longest, outcome_word, plural
 from otel_exec.report.summary_record import AnyRecord, AnyStep
 from otel_exec.report.table import Column, Fact, Section, Table
 

@@ -111,9 +111,17 @@ def test_verification_is_its_own():
 
 
 def test_total_is_from_the_first_created_to_the_last_settled():
-    """`total_duration_ms` is settled minus created, back-off and earlier attempts included."""
-    retried = step("a", attempt(10, 20, created=5, settled=25), attempt(110, 120, created=100, settled=130, number=2))
+    """`total_duration_ms` is settled minus created, back-off and earlier attempts included: the step's own span."""
+    retried = step("a", attempt(10, 20, created=5, settled=25), attempt(110, 120, created=100, settled=130, number=2), start_ns=5 * MS, end_ns=130 * MS)
     assert MetricsCollector(run(retried)).compute_task_metrics("a").total_duration_ms == 125
+    in_back_off = step("a", attempt(10, 20, created=5, settled=25), outcome="cancellation", start_ns=5 * MS, end_ns=90 * MS)
+    assert MetricsCollector(run(in_back_off)).compute_task_metrics("a").total_duration_ms == 85
+
+
+def test_what_has_not_settled_has_no_total():
+    """`total_duration_ms` is null while a step waits, runs or backs off, whatever is known of its attempts by then."""
+    for still in (attempt(created=5), attempt(10, claimed=8), attempt(10, 20, claimed=8, settled=25)):
+        assert MetricsCollector(run(step("a", still, outcome=None, start_ns=5 * MS))).compute_task_metrics("a").total_duration_ms is None
 
 
 @pytest.mark.parametrize(

@@ -108,28 +108,28 @@ def test_output_has_the_steps_name_in_front_of_each_line():
 
 def test_eta_shares_the_work_left_among_the_workers():
     """Four steps of 10 s and one that has run for 4 s of its 10 are 46 s of work: 23 s for two workers."""
-    assert eta({"t": 4}, [("t", 4 * S)], {"t": 10 * S}, workers=2).left_ns == 23 * S
+    assert eta({"t": 4}, [("t", 4 * S)], {"t": 10 * S}, at_once=2).left_ns == 23 * S
 
 
 def test_eta_is_never_less_than_the_longest_step_left():
     """A hundred workers don't make one step faster."""
-    assert eta({"t": 3, "big": 1}, [], {"t": S, "big": 60 * S}, workers=100).left_ns == 60 * S
+    assert eta({"t": 3, "big": 1}, [], {"t": S, "big": 60 * S}, at_once=100).left_ns == 60 * S
 
 
 def test_eta_needs_a_basis_for_half_of_what_is_left():
     """Without means there is none; earlier runs are a basis too; what has none of its own takes the usual."""
-    assert eta({"t": 4}, [], {}, workers=1) is None
-    assert eta({"t": 4, "u": 5}, [], {"t": S}, workers=1) is None
-    assert eta({"t": 4}, [], {}, workers=1, earlier_ns={"t": S}) == Eta(4 * S, "earlier runs")
-    assert eta({"t": 4}, [], {"t": 2 * S}, workers=1, earlier_ns={"t": S}) == Eta(8 * S, "this run")
-    assert eta({"t": 4, "u": 1}, [], {"t": S}, workers=1, earlier_ns={"u": S}) == Eta(5 * S, "both")
-    assert eta({"t": 4, "u": 4}, [], {"t": S}, workers=1).left_ns == 8 * S
+    assert eta({"t": 4}, [], {}, at_once=1) is None
+    assert eta({"t": 4, "u": 5}, [], {"t": S}, at_once=1) is None
+    assert eta({"t": 4}, [], {}, at_once=1, earlier_ns={"t": S}) == Eta(4 * S, "earlier runs")
+    assert eta({"t": 4}, [], {"t": 2 * S}, at_once=1, earlier_ns={"t": S}) == Eta(8 * S, "this run")
+    assert eta({"t": 4, "u": 1}, [], {"t": S}, at_once=1, earlier_ns={"u": S}) == Eta(5 * S, "both")
+    assert eta({"t": 4, "u": 4}, [], {"t": S}, at_once=1).left_ns == 8 * S
 
 
 def test_eta_of_nothing_left_is_zero_and_overdue_steps_count_for_nothing():
     """A step that runs longer than usual doesn't take time back."""
-    assert eta({}, [], {}, workers=4).left_ns == 0
-    assert eta({"t": 0}, [("t", 99 * S)], {"t": S}, workers=4).left_ns == 0
+    assert eta({}, [], {}, at_once=4).left_ns == 0
+    assert eta({"t": 0}, [("t", 99 * S)], {"t": S}, at_once=4).left_ns == 0
 
 
 class Screen:

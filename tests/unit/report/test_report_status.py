@@ -214,3 +214,11 @@ def test_a_change_is_one_line():
     """For streams in which lines follow each other."""
     one = status(open=OPEN, progress=Progress(6, 10, failed=1), eta_ms=12_000)
     assert change_line(one, Look(80)) == "14:45:00 running 6/10 tasks, 1 failed, 1 running, ETA 12s"
+
+
+def test_the_workers_of_a_total_are_those_there_are_then_those_that_ran_something():
+    """While the run goes on those that have not stopped, however; after it the ones that ran a step."""
+    workers = [WorkerRecord("0"), WorkerRecord("1", stopped_at="2026-11-27T14:45:00+00:00", died="signal 9"), WorkerRecord("2", stopped_at="x")]
+    one = status(workers=workers, metrics={"total_duration_ms": 1000, "workers_used": 2})
+    assert status_lines(one, Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 1 | Tasks: 6/10"
+    assert status_lines(msgspec.structs.replace(one, state="success"), Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 2 | Tasks: 6/10"

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jsonschema
 import msgspec
@@ -19,7 +20,7 @@ from otel_exec.errors import RecordError
 from otel_exec.record import locks
 from otel_exec.record.encoding import encode
 from otel_exec.record.journal import Journal, JournalLine
-from otel_exec.record.model import LevelRecord, WorkerRecord
+from otel_exec.record.model import AttemptRecord, LevelRecord, WorkerRecord
 from otel_exec.record.record_file import write_record
 from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord
 from otel_exec.semconv import Kind
@@ -267,3 +268,38 @@ def test_tasks_have_their_states(place):
     assert states <= {"success", "cached", "running", "pending", "failure", "timeout", "error", "skip", "cancellation"}
     assert {"running", "pending"} & states
     assert all(row.execution_duration_ms is None for row in rows if row.state == "pending")
+
+
+def test_the_present_is_the_runs_own(place, monkeypatch):
+    """On the driver's host elapsed times go by the run's clock, whatever became of the wall clock since it was anchored: set, or ahead by what the machine slept."""
+    more = {"metrics": {"total_duration_ms": 9000}, "start_time": to_iso(START_NS), "open": [OpenRecord(Kind.STEP, "a", "a-1", "0", 100)], "eta_ms": 70}
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: 5 * MS)
+    for wall_ns in (NOW_NS + 3_600_000 * MS, NOW_NS - 3_600_000 * MS):
+        written(place, clock_offset_ns=str(NOW_NS - 5 * MS), **more)
+        told = valid(status_now(place, wall_ns))
+        assert (told["metrics"]["total_duration_ms"], told["open"][0]["elapsed_ms"], told["eta_ms"]) == (9050, 150, 20)
+    for strange in ("soon", "", "٣"):
+        written(place, clock_offset_ns=strange, **more)
+        assert valid(status_now(place, NOW_NS))["metrics"]["total_duration_ms"] == 9050
+    written(place, driver="far@1:11111111-2222:4711:1", clock_offset_ns="0", **more)
+    assert valid(status_now(place, NOW_NS))["metrics"]["total_duration_ms"] == 9050
+
+
+def test_with_tasks_the_runs_total_is_the_same(place):
+    """`--tasks` and `--level` make the numbers anew from the journal, whose last word may be long ago: the run's total goes on to the present all the same."""
+    written(place, start_time=to_iso(START_NS), metrics={"total_duration_ms": 9000})
+    bare, whole = (valid(status_now(place, NOW_NS + 60_000 * MS, tasks=tasks)) for tasks in (False, True))
+    assert bare["metrics"]["total_duration_ms"] == whole["metrics"]["total_duration_ms"] == 69_050
+
+
+def test_tries_are_those_that_a_worker_took(tmp_path):
+    """An attempt that was cancelled in the queue after one that failed is no second try, in failures as in tasks."""
+    record = sample_record.twelve_steps()
+    record.run_folder = str(tmp_path / "gone")
+    step = next(each for each in record.steps if each.outcome == "failure")
+    tried = sum(attempt.claimed_ns is not None for attempt in step.attempts)
+    step.attempts.append(AttemptRecord(len(step.attempts) + 1, created_ns=1))
+    (tmp_path / "run.json").write_bytes(write_record(record))
+    status = status_now(locate(str(tmp_path / "run.json"), prefix=str(tmp_path)), NOW_NS, tasks=True)
+    assert {failure.attempts for failure in status.failures if failure.node_id == step.node_id} == {tried}
+    assert {row.attempts for row in status.tasks if row.task_id == step.node_id} == {tried}
