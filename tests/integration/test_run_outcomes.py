@@ -13,8 +13,10 @@ import pytest
 from support.run_checks import EXECUTORS, check_run, outcomes, statuses, step_named
 
 from otel_exec import StepsFailed, deferred, output, phase, step, versioned
+from otel_exec.metrics import MetricsCollector
 from otel_exec.record import locks
 from otel_exec.record.step_files import read_events
+from otel_exec.schedule.retries import RetryPolicy
 from otel_exec.testing import recorded_spans, run_in
 
 
@@ -185,6 +187,25 @@ def test_fail_fast_cancels_what_has_not_started(tmp_path):
     assert ran(folder) == {"a": 1}
     assert {step_named(record, name).outcome for name in "bcd"} == {"cancellation"}
     assert statuses(step_named(record, "b")) == ["CANCELLED"]
+
+
+@step("again/{name}", retries=1)
+def tried_again(name, folder):
+    return note({"name": name, "folder": folder, "error": ConnectionError("no")})
+
+
+def test_a_step_that_is_cancelled_while_it_backs_off_has_its_whole_total(tmp_path, monkeypatch):
+    """Its total is from its creation to its cancellation, the back-off included: one number in run.json, on its span and in its metrics."""
+    monkeypatch.setattr(RetryPolicy, "backoff_ns", lambda self, attempt: 10**12)
+    folder = str(tmp_path)
+    record = failed_run(tmp_path, [tried_again("a", folder), noted("b", folder, error=ValueError("no"))], fail_fast=True).record
+    step = step_named(record, "again/a")
+    (attempt,) = step.attempts
+    (span,) = (each for each in recorded_spans(record) if each.span_id == step.span_id)
+    assert (step.outcome, attempt.outcome) == ("cancellation", "failure")
+    assert step.end_ns - step.start_ns == span.duration_ns == attempt.settled_ns - attempt.created_ns + attempt.backoff_ns
+    assert MetricsCollector(record).compute_task_metrics(step.node_id).total_duration_ms == span.duration_ns // 10**6
+    assert step.total_duration_seconds == span.duration_ns / 1e9
 
 
 def _fail_until(config):
@@ -458,6 +479,7 @@ def test_custom_resources_bound_what_runs_at_once(tmp_path, executor):
 
 _HOLDER = """
 import sys
+from otel_exec.metrics import MetricsCollector
 from otel_exec.record import locks
 from otel_exec.record.step_files import StatusEvent, append_event, write_info
 path, exec_id = sys.argv[1:]

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.metric_checks import check_metrics, written_points
 from support.run_checks import EXECUTORS, check_run, step_named
 
 from otel_exec import deferred, map_tasks, output, phase, step, time_phase
@@ -99,3 +100,15 @@ def test_phases_of_forked_children_count(tmp_path, executor):
     record = run_in(tmp_path, one_step("forks", _forks, ""), executor=executor)
     assert {name: found.count for name, found in record.steps[0].phases.items()} == {"around": 1, "in child": 1}
     check_run(record)
+
+
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_phases_of_forked_children_are_in_the_metrics(tmp_path, temporality):
+    """The last request has them as the record has, with the span that measured each."""
+    record = run_in(tmp_path, one_step("forks", _forks, ""), console_metrics=True, metric_temporality=temporality)
+    points = written_points(record)
+    if temporality == "cumulative":
+        check_metrics(points, record)
+    phases = [point for point in points if point.metric == "otel_exec.phase.duration" and point.count]
+    counted = {point.attributes["exec.phase"]: (point.count, point.sum) for point in phases}
+    assert counted == {name: (1, pytest.approx(found.total_ns / 1e9)) for name, found in record.steps[0].phases.items()}

@@ -120,3 +120,38 @@ def test_a_step_found_cached_while_the_run_went_on_says_who_made_it():
     assert (step.cached, step.cached_from.exec_id, step.cached_from.duration_seconds) == (True, "exec_other", 1.5)
     aggregator.transition(JournalLine(START + 9, "settled", node=NODE, outcome="success", cause="cached", data={**data, "duration_seconds": "long"}))
     assert (step.cached_from.exec_id, step.cached_from.duration_seconds) == ("exec_other", None)
+
+
+RECORDER, _ = memory_recorder()
+
+
+def part(kind, start, end):
+    return RECORDER.make(kind, kind, START + start, START + end, attributes={"node.id": NODE, "exec.attempt": 1})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_attempt_has_settled_when_it_has_ended(turned):
+    """That it was queued and loaded settles nothing, whichever comes first; its end does, and so does the step's where no worker took it."""
+    for lines, parts, settled in (
+        (LINES[1:3], [part("queue", 0, 10), part("load", 10, 15)], None),
+        ([LINES[1], JournalLine(START + 9, "settled", node=NODE, outcome="cancellation", cause="cancelled")], [part("queue", 0, 9)], 9),
+        (LINES[1:4], [part("queue", 0, 10), part("load", 10, 118)], 118),
+    ):
+        aggregator = Aggregator(record())
+        if turned:
+            aggregator.ingest(parts)
+        for line in lines:
+            aggregator.transition(line)
+        if not turned:
+            aggregator.ingest(parts)
+        assert aggregator.steps[NODE].attempts[0].settled_ns == settled
+
+
+def test_an_attempt_that_queued_twice_names_its_longer_wait():
+    """Where a lock was held, the span in which it queued longest, with the end of that span, and both together as its queue."""
+    aggregator = Aggregator(record())
+    longer, shorter = part("queue", 0, 30), part("queue", 50, 60)
+    aggregator.ingest([shorter, part("wait", 30, 50), longer])
+    (attempt,) = aggregator.steps[NODE].attempts
+    assert attempt.queue_ns == 40
+    assert aggregator.longest_queue(aggregator.steps[NODE], attempt) == (START + 30, longer.span_id)

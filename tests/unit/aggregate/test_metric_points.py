@@ -14,6 +14,7 @@ from otel_exec.aggregate.metric_points import OVERFLOW, MetricPoints
 from otel_exec.record.model import AttemptRecord, ExecutorRecord, Experiment, RecordedError, RunRecord, StepRecord
 from otel_exec.record.run_store import JournalLine
 from otel_exec.spans.metric_record import BOUNDS_NS, DurationPoint
+from otel_exec.testing import memory_recorder
 
 START = 1_700_000_000_000_000_000
 durations = st.integers(0, 10**15)
@@ -234,3 +235,16 @@ def test_the_slowest_is_the_same_in_any_order(some, others):
     slowest = folded(some, others)
     assert slowest == folded(others, some) == folded(list(reversed(others + some)))
     assert slowest == (max(some + others, key=lambda each: (each[0], -each[1], -ord(each[2]))) if some + others else None)
+
+
+def test_the_exemplar_of_a_queue_has_the_end_of_its_span():
+    """Where an attempt queued twice, since a lock was held, its exemplar is at the end of the span that it names, not when the attempt was claimed at last."""
+    aggregator = run_of(StepRecord("a-1", "a", template="a", attempts=[tried(1)]))
+    recorder, _ = memory_recorder()
+    attributes = {"node.id": "a-1", "exec.attempt": 1}
+    longer, shorter = (recorder.make("queue", "queue", START + start, START + end, attributes=attributes) for start, end in ((0, 300), (500, 1_000 - 400)))
+    aggregator.ingest([longer, shorter])
+    points = MetricPoints("demo", START)
+    points.take([ended("a-1", 1)], aggregator)
+    (point,) = of(collect(points), "otel_exec.task.queue.duration").points
+    assert [(each.value_ns, each.at_ns, each.span_id) for each in point.exemplars.values()] == [(400, START + 300, longer.span_id)]
