@@ -56,7 +56,6 @@ class OpenPhase(Frame, PhaseHandle):
         self.scope = within
         self.span_id = within.new_id()
         self.outer = outer
-        self.visible = self
         self.shape = shape
         self.parent_span_id = parent_span_id
         self.metadata = metadata
@@ -141,7 +140,7 @@ class OpenPhase(Frame, PhaseHandle):
             raised = error is not None and not isinstance(error, GeneratorExit)
             failed = raised or (self._status is not None and self._status[0] == _STATUS_ERROR)
             tokens = self._tokens() if metadata else None
-            spanned = self.visible is self
+            spanned = self.nearest is None
             with within.lock:
                 end_ns = within.tick() + within.offset_ns
                 if shape.plain and not metadata:
@@ -237,7 +236,7 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         shape = within.shapes.get(name) if type(name) is str and node_id is None and exec_id is None else None
         if shape is None:
             shape = shape_of(within, name, node_id, exec_id)
-        visible, outer_id = frame.visible, frame.span_id
+        visible, outer_id = frame.nearest or frame, frame.span_id
         if context.get(SPAN_KEY) is visible:
             parent = visible.span_id
         else:
@@ -262,7 +261,7 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
                 phase.slot = recorder.open_spans.open_listing(shape.listing, phase.span_id, parent, at_ns)
         else:
             inner = context_api.set_value(FRAME_KEY, phase, context)
-            phase.visible = visible
+            phase.nearest = visible
         attach_context(inner)
     except Exception as error:
         recorder.warn(TELEMETRY_FAILED, error)

@@ -52,19 +52,23 @@ FRAME_KEY = context_api.create_key("otel_exec-frame")
 class Frame(NonRecordingSpan):
     """The task or a phase in it, as the context's current span; its `SpanContext` is made when somebody asks for it.
 
-    `visible` is the frame whose id user spans and child phases take as parent: itself, or, past the limit of spans, the nearest that has a span.
+    `nearest`: past the limit of spans, the nearest frame around it that has a span. It never refers to itself: who drops it frees it, without a collection.
     """
 
     scope: TaskScope
     span_id: str
-    visible: Frame
+    nearest: Frame | None = None
     outer: Frame | None = None
     _made: SpanContext | None = None
 
     def __init__(self, scope: TaskScope, span_id: str) -> None:  # the base's `_context` is made lazily instead
         self.scope = scope
         self.span_id = span_id
-        self.visible = self
+
+    @property
+    def visible(self) -> Frame:
+        """The frame whose id user spans and child phases take as parent."""
+        return self.nearest or self
 
     def get_span_context(self) -> SpanContext:
         """Return the ids as OpenTelemetry wants them."""

@@ -6,6 +6,7 @@ import pytest
 
 from otel_exec.aggregate import sweep as sweep_module
 from otel_exec.aggregate import task_fold as task_fold_module
+from otel_exec.aggregate.folds import TaskSums
 from otel_exec.aggregate.histogram import EXACT_LIMIT, Histogram
 from otel_exec.aggregate.task_fold import TaskFold, fold_spans, fold_task
 from otel_exec.spans.span_record import SpanRecord
@@ -251,3 +252,11 @@ def test_samples_past_the_limit_are_counted_in_buckets():
     assert histogram.exact is None
     assert sum(histogram.buckets.values()) == histogram.count == EXACT_LIMIT + 1
     assert abs(histogram.percentile(50) - 256) <= 3
+
+
+def test_sums_of_tokens_stay_within_64_bits():
+    """Two tasks whose numbers add up to more come to the end of 64 bits, whichever is added to which."""
+    one, other = TaskSums(tokens={"tokens": 2**63 - 1}), TaskSums(tokens={"tokens": 5, "input_tokens": 1})
+    one.merge(other)
+    other.merge(TaskSums(tokens={"tokens": 2**63 - 1}))
+    assert one.tokens == other.tokens | {"input_tokens": 1} == {"tokens": 2**63 - 1, "input_tokens": 1}

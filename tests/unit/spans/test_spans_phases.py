@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 
@@ -334,6 +336,21 @@ def test_outside_of_a_run_nothing_happens():
     assert current_scope() is None
     with pytest.raises(KeyError), phase("x"):
         raise KeyError
+
+
+def test_a_phase_that_ended_is_freed_at_once():
+    """Nothing of a phase waits for a collection of garbage, which would be paid for by every phase."""
+    run = Run()
+    gc.collect()
+    gc.disable()
+    try:
+        with enter_scope(run.scope):
+            with phase("p") as handle:
+                ended = weakref.ref(handle)
+            del handle
+            assert ended() is None
+    finally:
+        gc.enable()
 
 
 def test_past_the_limit_phases_are_folded_only():
