@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
-from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, open_tasks
+from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks, open_tasks
 from otel_exec.aggregate.tally import Tally, tries
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
@@ -146,6 +146,7 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     if alive:
         spans += open_tasks(aggregator, spans, read_all_open(os.path.join(folder, "spans")), last_ns)
     fold_task_spans(aggregator, spans)
+    _say_full(aggregator, spans)
     record = render(aggregator)
     if record.outcome == "running" and not alive:
         record.outcome = "interrupted"
@@ -154,8 +155,22 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     return finish(record, last_ns)
 
 
+def _say_full(aggregator: Aggregator, spans: Iterable[SpanRecord]) -> None:
+    """Warn of tasks that have as many spans as a task may have: what was only counted past that is in their report, and of a run without one nowhere."""
+    limit = aggregator.record.config.get("max_task_spans")
+    if isinstance(limit, int):
+        for name, count in full_tasks(spans, limit).items():
+            aggregator.state(
+                "spans_at_limit",
+                f"{name}: tasks with {limit:,} spans, the most that one may have: further phases, if there were any, are not counted here",
+                count,
+            )
+
+
 def fold_forked(aggregator: Aggregator, spans_folder: str) -> list[SpanRecord]:
-    """Fold again, from the spool, the attempts whose forked children recorded phases: what a child folds dies with it, and its file has the spans.
+    """Fold again, from the spool, the attempts whose phases no report has: a forked child's, and those of an item whose worker died.
+
+    What such a process folds dies with it, and its file has the spans.
 
     Attempts past their limit of spans are left as their own process folded them: the spool does not have all of theirs.
 
@@ -163,9 +178,14 @@ def fold_forked(aggregator: Aggregator, spans_folder: str) -> list[SpanRecord]:
         The children's phases that came into the record by this.
     """
     forked = [span for path in forked_files(spans_folder) for span in read_spool_file(path)]
-    if not forked:
+    lost = {key for key, items in aggregator.items.items() if items.lost} - aggregator.unspanned
+    if not forked and not lost:
         return []
     spans = list(read_spool(spans_folder))
+    if lost:
+        fold_task_spans(aggregator, spans, only=lost, items=False)  # of items that were never begun the spool knows nothing
+    if not forked:
+        return []
     homes = attempts_of(forked, spans)
     again = set(homes.values()) - aggregator.unspanned
     fold_task_spans(aggregator, spans, only=again)

@@ -174,6 +174,14 @@ class Aggregator:
         else:
             known.count += count
 
+    def state(self, code: str, message: str, count: int) -> None:
+        """Have a warning of the record say `count`, however often this is called: what is counted anew each time the record is rendered."""
+        known = self._warnings.get((code, message))
+        if known is None:
+            self.warn(code, message, count)
+        else:
+            known.count = count
+
     # Measurements, from spans.
 
     def ingest(self, spans: Iterable[SpanRecord]) -> None:

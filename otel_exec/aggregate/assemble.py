@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.aggregate.folds import ItemsFold, NodeFold, PhaseFold, TaskSums
+from otel_exec.aggregate.sweep import MAX_NAMES
+from otel_exec.aggregate.task_fold import MAX_NODES
 from otel_exec.clock import to_iso
 from otel_exec.record.model import (
     ItemsRecord,
@@ -17,6 +19,7 @@ from otel_exec.record.model import (
     PhaseRecord,
     StepRecord,
 )
+from otel_exec.semconv import OTHERS_ROW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from otel_exec.record.model import RunRecord
 
 __all__ = ["phase_records", "render", "render_rows", "step_skeletons"]
+
+_PERCENTILES = (50, 95, 99)
 
 
 def step_skeletons(plan: Plan) -> list[StepRecord]:
@@ -61,8 +66,10 @@ def step_skeletons(plan: Plan) -> list[StepRecord]:
 
 def phase_records(folds: Mapping[str, PhaseFold]) -> dict[str, PhaseRecord]:
     """Return folded phases as they stand in the record, by name."""
-    return {
-        name: PhaseRecord(
+    found = {}
+    for name, fold in folds.items():
+        p50_ns, p95_ns, p99_ns = fold.samples.percentiles(_PERCENTILES)
+        found[name] = PhaseRecord(
             count=fold.count,
             total_ns=fold.total_ns,
             union_ns=fold.union_ns,
@@ -70,16 +77,16 @@ def phase_records(folds: Mapping[str, PhaseFold]) -> dict[str, PhaseRecord]:
             share_ns=fold.share_ns,
             min_ns=fold.min_ns,
             max_ns=fold.max_ns,
-            p50_ns=fold.samples.percentile(50),
-            p95_ns=fold.samples.percentile(95),
-            p99_ns=fold.samples.percentile(99),
+            p50_ns=p50_ns,
+            p95_ns=p95_ns,
+            p99_ns=p99_ns,
             errors=fold.errors,
         )
-        for name, fold in folds.items()
-    }
+    return found
 
 
 def _items_record(fold: ItemsFold) -> ItemsRecord:
+    p50_ns, p95_ns, p99_ns = fold.samples.percentiles(_PERCENTILES)
     return ItemsRecord(
         count=fold.count,
         completed=fold.completed,
@@ -87,24 +94,41 @@ def _items_record(fold: ItemsFold) -> ItemsRecord:
         cancelled=fold.cancelled,
         attempts=fold.attempts,
         busy_ns=fold.busy_ns,
-        p50_ns=fold.samples.percentile(50),
-        p95_ns=fold.samples.percentile(95),
-        p99_ns=fold.samples.percentile(99),
+        p50_ns=p50_ns,
+        p95_ns=p95_ns,
+        p99_ns=p99_ns,
     )
 
 
 def _step_sums(aggregator: Aggregator) -> None:
     """Put what was folded of steps into their records: of each attempt its own, of the step all attempts'."""
     steps = aggregator.steps
-    merged: dict[str, TaskSums] = {}
+    of_step: dict[str, list[TaskSums]] = {}
     for (node_id, number), sums in sorted(aggregator.sums.items()):
         if node_id in steps:
             attempt = aggregator.attempt(steps[node_id], number)
             attempt.node_time_ns, attempt.phases = sums.time_ns, phase_records(sums.phases)
-            merged.setdefault(node_id, TaskSums()).merge(sums)
-    for node_id, sums in merged.items():
+            of_step.setdefault(node_id, []).append(sums)
+    for node_id, found in of_step.items():
         step = steps[node_id]
-        step.node_time_ns, step.phases, step.token_usage = sums.time_ns, phase_records(sums.phases), sums.tokens
+        if len(found) == 1:  # as most steps have: its attempt's rows are its own
+            (whole,) = found
+            step.phases = step.attempts[-1].phases if len(step.attempts) == 1 else phase_records(whole.phases)
+        else:
+            whole = TaskSums()
+            for sums in found:
+                whole.merge(sums)
+            step.phases = phase_records(whole.phases)
+        step.node_time_ns, step.token_usage = whole.time_ns, whole.tokens
+        _say_others(aggregator, step.name, step.phases)
+
+
+def _say_others(aggregator: Aggregator, name: str, phases: Mapping[str, PhaseRecord]) -> None:
+    others = phases.get(OTHERS_ROW)
+    if others is not None:
+        aggregator.state(
+            "names_past_limit", f"{name}: phases under names past the {MAX_NAMES:,} that a task keeps apart count in the row {OTHERS_ROW}", others.count
+        )
 
 
 def _nodes(aggregator: Aggregator) -> list[NodeRecord]:
@@ -125,6 +149,14 @@ def _nodes(aggregator: Aggregator) -> list[NodeRecord]:
             add(node_id, sum(phase.share_ns for phase in fold.phases.values()), fold, key)
     for node_id, fold in merged.items():
         records[node_id].phases, records[node_id].token_usage = phase_records(fold.phases), fold.tokens
+        if node_id == OTHERS_ROW:
+            aggregator.state(
+                "nodes_past_limit",
+                f"phases of nodes past the {MAX_NODES:,} that a task keeps apart: they count for a node {OTHERS_ROW}",
+                sum(phase.count for phase in fold.phases.values()),
+            )
+        else:
+            _say_others(aggregator, node_id, records[node_id].phases)
     return [records[node_id] for node_id in sorted(records)]
 
 

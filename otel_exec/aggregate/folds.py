@@ -105,6 +105,7 @@ def add_counts(into: dict[str, int], counts: dict[str, int]) -> None:
 class ItemsFold(msgspec.Struct):
     """The items of a step's fan-outs: how many there were and what they came to; `attempts` counts tries, `busy_ns` sums their task spans, `samples` holds how long each took, whatever it came to.
 
+    `lost`: tries that ended without a report: what had finished in them is in the spool alone.
     `helped_ns`: of these, by worker id, what workers other than the fan-out's owner ran; nested items that such a worker ran for itself are not counted again.
     """
 
@@ -113,6 +114,7 @@ class ItemsFold(msgspec.Struct):
     failed: int = 0
     cancelled: int = 0
     attempts: int = 0
+    lost: int = 0
     busy_ns: int = 0
     helped_ns: dict[str, int] = msgspec.field(default_factory=dict)
     samples: Histogram = msgspec.field(default_factory=Histogram)
@@ -124,6 +126,7 @@ class ItemsFold(msgspec.Struct):
         self.failed += other.failed
         self.cancelled += other.cancelled
         self.attempts += other.attempts
+        self.lost += other.lost
         self.busy_ns += other.busy_ns
         for worker_id, busy_ns in other.helped_ns.items():
             self.helped_ns[worker_id] = self.helped_ns.get(worker_id, 0) + busy_ns

@@ -12,11 +12,11 @@ Source: OpenTelemetry specification 1.49, metrics data model, "ExponentialHistog
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-__all__ = ["EXACT_LIMIT", "RELATIVE_ERROR", "SCALE", "Histogram"]
+__all__ = ["EXACT_LIMIT", "RELATIVE_ERROR", "SCALE", "Histogram", "percentile_of"]
 
 EXACT_LIMIT = 512
 SCALE = 6
@@ -85,7 +85,7 @@ class Histogram(msgspec.Struct):
             return [None] * len(percentiles)
         if self.exact is not None:
             samples = sorted(self.exact)
-            return [_interpolate(percentile, len(samples), samples.__getitem__) for percentile in percentiles]
+            return [percentile_of(samples, percentile) for percentile in percentiles]
         ordered = sorted(self.buckets.items())
 
         def at_rank(rank: int) -> int:
@@ -123,6 +123,11 @@ def value_of(index: int) -> int:
     if last - math.floor(low + 1e-6) <= 1:
         return last
     return round(2 * low * high / (low + high))
+
+
+def percentile_of(ordered: Sequence[int], percentile: float) -> int:
+    """Return a percentile (0 to 100) of sorted values, at least one of them, by linear interpolation between closest ranks."""
+    return _interpolate(percentile, len(ordered), ordered.__getitem__)
 
 
 def _interpolate(percentile: float, count: int, at_rank: Callable[[int], int]) -> int:

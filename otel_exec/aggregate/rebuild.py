@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import fold_task
-from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, Kind, Outcome
+from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, NODE_NAME, Kind, Outcome
 from otel_exec.spans.span_record import SpanRecord
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["attempts_of", "fold_task_spans", "open_tasks", "spans_of_attempt"]
+__all__ = ["attempts_of", "fold_task_spans", "full_tasks", "open_tasks", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
 _INSIDE = frozenset({Kind.PHASE, Kind.FAN_OUT, ""})
+# No kind of span: what has not ended yet, in between what has.
+_STILL_OPEN = "open"
 
 
 def spans_of_attempt(
@@ -92,25 +94,21 @@ def _attempt_of(task: SpanRecord) -> tuple[str, int] | None:
     return None
 
 
-def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only: AbstractSet[tuple[str, int]] | None = None) -> None:
+def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only: AbstractSet[tuple[str, int]] | None = None, items: bool = True) -> None:
     """Fold phases and items into the attempts that they ran in: phases task by task, items by the attempt whose function fanned out.
 
     Args:
         aggregator: where the folds go.
         spans: of the run, in any order.
         only: these attempts alone; default all.
+        items: whether items are counted, too; else what is known of them stays.
     """
     by_id = {span.span_id: span for span in spans}
     tasks = {span_id: span for span_id, span in by_id.items() if span.kind == Kind.TASK}
     homes: dict[str, str] = {}
-    of_task: dict[str, list[SpanRecord]] = {}
-    for span in by_id.values():
-        if span.kind in _INSIDE:
-            home = _task_above(span, by_id, homes)
-            if home:
-                of_task.setdefault(home, []).append(span)
+    of_task = _by_task(by_id, homes)
     folded: dict[tuple[str, int], TaskSums] = {}
-    items: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
+    tried: dict[tuple[str, int], dict[str, list[SpanRecord]]] = {}
     helped: dict[tuple[str, int], dict[str, int]] = {}
     for task_id, task in tasks.items():
         outer = task
@@ -126,18 +124,43 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only
         if task is not outer:
             # Tries at one item share its caller, function and number.
             item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
-            items.setdefault((node_id, number), {}).setdefault(item, []).append(task)
+            tried.setdefault((node_id, number), {}).setdefault(item, []).append(task)
             worker_id = task.attributes.get(EXEC_WORKER_ID)
             if isinstance(worker_id, str) and worker_id not in workers:
                 of_attempt = helped.setdefault((node_id, number), {})
                 of_attempt[worker_id] = of_attempt.get(worker_id, 0) + task.duration_ns
     for (node_id, number), sums in folded.items():
-        own = items.get((node_id, number))
+        own = tried.get((node_id, number)) if items else None
         aggregator.fold(node_id, number, sums, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
 
 
+def full_tasks(spans: Iterable[SpanRecord], limit: int) -> dict[str, int]:
+    """Return how many tasks have `limit` spans of their own or more, by the name of their node."""
+    by_id = {span.span_id: span for span in spans}
+    found: dict[str, int] = {}
+    for task_id, inside in _by_task(by_id, {}).items():
+        if len(inside) >= limit:
+            attributes = by_id[task_id].attributes
+            name = str(attributes.get(NODE_NAME, attributes.get(NODE_ID, "")))
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _by_task(by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> dict[str, list[SpanRecord]]:
+    """Return what a task's fold is made of, by task."""
+    of_task: dict[str, list[SpanRecord]] = {}
+    for span in by_id.values():
+        if span.kind in _INSIDE:
+            home = _task_above(span, by_id, homes)
+            if home:
+                of_task.setdefault(home, []).append(span)
+    return of_task
+
+
 def open_tasks(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iterable[OpenEntry], end_ns: int) -> list[SpanRecord]:
-    """Return a task span up to `end_ns` for each attempt (or execution) that has none yet, so that what has finished in it can be folded. Its phases that are open are not counted.
+    """Return a task span up to `end_ns` for each attempt (or execution) that has none yet, so that what has finished in it can be folded.
+
+    Its phases that are open are not counted; of those there is a span of no kind that is folded, through which what finished in them finds its task.
 
     Args:
         aggregator: has taken in the transitions: they name each attempt's task span.
@@ -149,7 +172,11 @@ def open_tasks(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iter
     attempts = {attempt.span_id: (node_id, attempt.attempt) for node_id, step in aggregator.steps.items() for attempt in step.attempts}
     found = []
     for entry in opened:
-        if entry.kind != Kind.TASK or entry.span_id in finished:
+        if entry.span_id in finished:
+            continue
+        if entry.kind != Kind.TASK:
+            trace_id = aggregator.record.trace_id
+            found.append(SpanRecord(trace_id, entry.span_id, entry.parent_span_id, entry.name, _STILL_OPEN, entry.start_ns, entry.start_ns, {}))
             continue
         node_id, number = attempts.get(entry.span_id, (entry.node_id, 1 if entry.node_id not in aggregator.steps else 0))
         if number:

@@ -48,7 +48,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.latest and arguments.run:
         raise UsageError(f"--latest and {arguments.run!r} name two runs: give one of them")
     record = read_as(arguments.run, os.environ, BreakdownRecord)
-    view = breakdown(record, now_ns=time.time_ns(), every=arguments.breakdown, node=arguments.node)
+    view = breakdown(record, now_ns=time.time_ns(), every=arguments.breakdown, node=arguments.node, tries=arguments.json)
     if arguments.json:
         from otel_exec.report.breakdown_json import breakdown_json
 

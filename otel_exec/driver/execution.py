@@ -17,7 +17,9 @@ from otel_exec import config as configuration
 from otel_exec.driver.environment import experiment_of
 from otel_exec.driver.open_run import OpenRun, begin
 from otel_exec.errors import UsageError
+from otel_exec.spans import sanitise
 from otel_exec.spans.open_phase import open_phase
+from otel_exec.spans.open_spans import MOST_NODE_BYTES
 from otel_exec.spans.scope import scope_here
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def execution(name: str, exec_id: str | None = None, prefix: str | None = None, 
     Inside a run or another execution it starts none of its own: it is a phase of the one that it is in.
 
     Args:
-        name: the run's, and that of the node that phases without a node id belong to.
+        name: the run's, and that of the node that phases without a node id belong to; its first 255 bytes of UTF-8.
         exec_id: what the program itself calls this execution: kept in the record as its `alias`, and understood by every command. The run's own id stays `exec_<hex>`.
         prefix: where the run's folder goes (`<prefix>/.otel_exec/runs/<exec_id>`); default `OTEL_EXEC_PREFIX`, else `./outputs`.
         settings: any field of `otel_exec.config.Config`, e.g. `timing=True`; what is not given comes from the environment.
@@ -56,7 +58,8 @@ class Execution:
     """One `execution(...)`. May be used again, one after the other; as a decorator also at once: each call is a run of its own."""
 
     def __init__(self, name: str, exec_id: str | None, prefix: str | None, settings: dict[str, object]) -> None:
-        self._name = str(name) or "execution"
+        # No longer than the list of open spans has room for, by which another process knows whose a phase is.
+        self._name = sanitise.name(name).encode()[:MOST_NODE_BYTES].decode(errors="ignore") or "execution"
         self._alias = None if exec_id is None else str(exec_id)
         self._given = {**settings, "prefix": prefix}
         self._open: list[OpenRun | OpenPhase | None] = []

@@ -195,6 +195,7 @@ class FanOut:
                     unspanned=0 if envelope.spanned else 1,
                 )
                 record_item(self.door.context, envelope, report)
+                self._fold.lost += 1
                 self._settle(envelope, report, None, FanOutError(index, error_type, message), final=final, spare=spare)
             self.changed.notify_all()
 

@@ -3,9 +3,10 @@
 What comes in: a record (whole, or the part of it that is needed here). What goes out: a `Breakdown`, for `breakdown_text` and `breakdown_json`.
 Every number is the record's own, in nanoseconds; shares of a node and its unaccounted rest add up to its time exactly. Pure.
 
-What a phase could save at most is the time in which it alone was what its task did: its share, phases inside it not counted, since they have rows of their own.
-It is no more than its step ran (a fan-out's items run side by side) and no more than the run took. A step with slack holds nobody up, and its phases could
-save nothing, where workers were not short: no step queued for more than `SHORT_OF_WORKERS` of the run, and there was no barrier.
+What a phase could save at most is what it took itself, phases inside it not counted, since they have rows of their own: its self time, and of occurrences side
+by side no more than the time in which any was open. It is no more than its step ran (a fan-out's items run side by side) and no more than the run took. A step
+with slack holds nobody up, and its phases, and those of nodes that ran in such steps alone, could save nothing, where workers were not short: no step queued for
+more than `SHORT_OF_WORKERS` of the run, and there was no barrier.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from otel_exec.aggregate.folds import add_counts
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record.model import PhaseRecord
 from otel_exec.report.breakdown_record import AnyBreakdown, AnyBreakdownStep, AnyNode
+from otel_exec.report.steps import FAILURES
 from otel_exec.semconv import NODES_ROW
 from otel_exec.semconv import UNACCOUNTED_ROW as UNACCOUNTED
 
-__all__ = ["NODES_ROW", "UNACCOUNTED", "Bottleneck", "Breakdown", "Node", "Row", "breakdown"]
+__all__ = ["UNACCOUNTED", "Bottleneck", "Breakdown", "Node", "Row", "Try", "breakdown"]
 
 # A step that queued longer than this share of the run says that workers were short.
 SHORT_OF_WORKERS = 0.01
@@ -44,10 +46,23 @@ class Row(msgspec.Struct, frozen=True):
     errors: int = 0
 
 
+class Try(msgspec.Struct, frozen=True):
+    """What a node came to in one attempt: its own, of a step; at the step `node_id` and its items, of another node. `outcome` is a step's."""
+
+    node_id: str
+    attempt: int
+    outcome: str | None
+    total_ns: int | None
+    rows: tuple[Row, ...]
+    unaccounted_ns: int | None
+
+
 class Node(msgspec.Struct, frozen=True):
     """A node's breakdown. `total_ns` is its time, `None` where nothing is known; `rows` are longest first, `unaccounted_ns` is what is left of the time.
 
-    `wall_ns` and `cpu_ns` are its attempts' execution and CPU time; `attempts` how many there were, `failed` how many of them failed.
+    `timed`: it has a time of its own, as steps and executions have; any other node's is that of its phases, which leave nothing unaccounted for.
+    `wall_ns` and `cpu_ns` are its attempts' execution and CPU time, `None` while one of them runs; `attempts` how many there were, `failed` how many of them failed.
+    `tries`: each attempt by itself, where there was more than one and they were asked for. `ran_in`: of a node that is no step, the steps that it ran in.
     `members`: the times of the nodes that were put together, [] for a node of its own.
     """
 
@@ -58,6 +73,7 @@ class Node(msgspec.Struct, frozen=True):
     unaccounted_ns: int | None
     tokens: dict[str, int]
     step: bool = False
+    timed: bool = False
     template: str | None = None
     attempts: int = 0
     failed: int = 0
@@ -65,6 +81,8 @@ class Node(msgspec.Struct, frozen=True):
     wall_ns: int | None = None
     cpu_ns: int | None = None
     members: tuple[int, ...] = ()
+    tries: tuple[Try, ...] = ()
+    ran_in: frozenset[str] = frozenset()
 
 
 class Bottleneck(msgspec.Struct, frozen=True):
@@ -90,14 +108,15 @@ class Breakdown(msgspec.Struct, frozen=True):
     bottlenecks: tuple[Bottleneck, ...]
 
 
-def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = False, node: str | None = None) -> Breakdown:
+def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = False, node: str | None = None, tries: bool = False) -> Breakdown:
     """Return a run's breakdown.
 
     Args:
         record: the run.
         now_ns: the present instant (nanoseconds since the Unix epoch), for a run that goes on.
         every: nodes without phases too.
-        node: these alone: a node id, a name or a template. Without it bottlenecks are looked for in all nodes.
+        node: these alone: a node id, a name or a template, with each attempt by itself. Without it bottlenecks are looked for in all nodes.
+        tries: each attempt by itself, of all nodes.
 
     Raises:
         UsageError: there is no node of that name.
@@ -106,7 +125,9 @@ def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = 
     if duration_ns is None and now_ns is not None:
         duration_ns = max(0, now_ns - int(record.start_time_unix_nano))
     # Steps that were not run, a cached one say, have no time to break down.
-    nodes = [*(_of_step(step) for step in record.steps if step.attempts and not step.group), *(_of_node(each) for each in record.nodes)]
+    steps = [step for step in record.steps if step.attempts and not step.group]
+    tries = tries or node is not None
+    nodes = [*(_of_step(step, tries=tries) for step in steps), *(_of_node(each, tries=tries) for each in record.nodes)]
     nodes.sort(key=lambda each: (-(each.total_ns or 0), each.node_id))
     ranked = nodes
     if node is not None:
@@ -150,9 +171,10 @@ def _longest_first(rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.total_ns, row.name)))
 
 
-def _of_step(step: AnyBreakdownStep) -> Node:
+def _of_step(step: AnyBreakdownStep, *, tries: bool) -> Node:
     rows = _rows(step.phases)
     known = [attempt for attempt in step.attempts if attempt.execution_ns is not None]
+    going_on = any(attempt.execution_ns is None and attempt.outcome is None for attempt in step.attempts)
     cpu = [attempt.cpu_ns for attempt in known if attempt.cpu_ns is not None]
     return Node(
         node_id=step.node_id,
@@ -162,18 +184,38 @@ def _of_step(step: AnyBreakdownStep) -> Node:
         unaccounted_ns=_rest(step.node_time_ns, rows),
         tokens=step.token_usage,
         step=True,
+        timed=True,
         template=step.template,
         attempts=len(step.attempts),
-        failed=sum(attempt.outcome in {"failure", "timeout", "error"} for attempt in step.attempts),
+        failed=sum(attempt.outcome in FAILURES for attempt in step.attempts),
         items=step.items.count if step.items else 0,
-        wall_ns=sum(attempt.execution_ns or 0 for attempt in known) if known else None,
-        cpu_ns=sum(cpu) if cpu and len(cpu) == len(known) else None,
+        wall_ns=sum(attempt.execution_ns or 0 for attempt in known) if known and not going_on else None,
+        cpu_ns=sum(cpu) if cpu and len(cpu) == len(known) and not going_on else None,
+        tries=tuple(_try(step.node_id, each.attempt, each.outcome, each.node_time_ns, each.phases) for each in step.attempts)
+        if tries and len(step.attempts) > 1
+        else (),
     )
 
 
-def _of_node(node: AnyNode) -> Node:
+def _of_node(node: AnyNode, *, tries: bool) -> Node:
     rows = _rows(node.phases)
-    return Node(node.node_id, node.name, node.total_ns, rows, _rest(node.total_ns, rows), node.token_usage)
+    ran_in = frozenset(each.node_id for each in node.attempts)
+    return Node(
+        node_id=node.node_id,
+        name=node.name,
+        total_ns=node.total_ns,
+        rows=rows,
+        unaccounted_ns=_rest(node.total_ns, rows),
+        tokens=node.token_usage,
+        timed=node.node_id in ran_in,
+        tries=tuple(_try(each.node_id, each.attempt, None, each.total_ns, each.phases) for each in node.attempts) if tries and len(node.attempts) > 1 else (),
+        ran_in=ran_in,
+    )
+
+
+def _try(node_id: str, attempt: int, outcome: str | None, total_ns: int | None, phases: dict[str, PhaseRecord]) -> Try:
+    rows = _rows(phases)
+    return Try(node_id, attempt, outcome, total_ns, rows, _rest(total_ns, rows))
 
 
 def _rest(total_ns: int | None, rows: Iterable[Row]) -> int | None:
@@ -212,6 +254,7 @@ def _sum(template: str, group: Sequence[Node]) -> Node:
         unaccounted_ns=_rest(total_ns, ordered),
         tokens=tokens,
         step=True,
+        timed=True,
         template=template,
         attempts=sum(each.attempts for each in group),
         failed=sum(each.failed for each in group),
@@ -245,11 +288,13 @@ def _bottlenecks(record: AnyBreakdown, nodes: Sequence[Node], wall_ns: int) -> l
     found = []
     for node in nodes:
         ran_ns = wall_ns if node.wall_ns is None else min(wall_ns, node.wall_ns)
-        slack_ns = slack.get(node.node_id) if node.step else None
-        rows = [(row.name, row.total_ns, row.share_ns) for row in node.rows if row.name != NODES_ROW]
+        # A node that is no step has the slack of the step that had least of those that it ran in.
+        slacks = [slack.get(node_id) for node_id in ({node.node_id} if node.step else node.ran_in)]
+        slack_ns = None if not slacks or None in slacks else min(each or 0 for each in slacks)
+        rows = [(row.name, row.total_ns, min(row.self_ns, row.union_ns)) for row in node.rows if row.name != NODES_ROW]
         rows.append((UNACCOUNTED, node.unaccounted_ns or 0, node.unaccounted_ns or 0))
-        for name, total_ns, share_ns in rows:
-            saves_ns = min(share_ns, ran_ns)
+        for name, total_ns, took_ns in rows:
+            saves_ns = min(took_ns, ran_ns)
             if slack_ns and not short:
                 saves_ns = 0
             if saves_ns > 0:

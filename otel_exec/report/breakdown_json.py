@@ -5,6 +5,8 @@ and `bottlenecks`, and for readers of the older form `execution_id` and `node_br
 
 Units: `*_ms` milliseconds as exact as the record's nanoseconds; `pct`, `inclusive_pct` and `unaccounted_pct` percent of the node's time, of bottlenecks percent of
 the run's wall time.
+
+`by_attempt` is of nodes that were tried, or ran in attempts, more than once: of a step its own attempts, of another node those at the step `node`.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 from typing import Any
 
 from otel_exec.report.as_json import mapping_as_json
-from otel_exec.report.breakdown import NODES_ROW, Bottleneck, Breakdown, Node, Row
+from otel_exec.report.breakdown import Bottleneck, Breakdown, Node, Row, Try
+from otel_exec.semconv import NODES_ROW
 
-__all__ = ["breakdown_json", "breakdown_mapping"]
+__all__ = ["ELSEWHERE", "breakdown_json", "breakdown_mapping"]
 
+# Follows a step's id where phases in other steps named it as their node.
+ELSEWHERE = " (elsewhere)"
 _MS = 1e6
 
 
@@ -32,7 +37,7 @@ def breakdown_mapping(view: Breakdown) -> dict[str, Any]:
         "alias": view.alias,
         "outcome": view.outcome,
         "total_duration_ms": _ms(view.duration_ns),
-        "nodes": {node.node_id: _node(node) for node in view.nodes},
+        "nodes": _nodes(view),
         "bottlenecks": [_bottleneck(each, view.duration_ns) for each in view.bottlenecks],
         "node_breakdown": [
             {
@@ -43,6 +48,12 @@ def breakdown_mapping(view: Breakdown) -> dict[str, Any]:
             for node in view.nodes
         ],
     }
+
+
+def _nodes(view: Breakdown) -> dict[str, Any]:
+    """Return the nodes by id. What phases elsewhere gave to a step's id has a key of its own beside the step."""
+    steps = {node.node_id for node in view.nodes if node.step}
+    return {node.node_id if node.step or node.node_id not in steps else f"{node.node_id}{ELSEWHERE}": _node(node) for node in view.nodes}
 
 
 def _node(node: Node) -> dict[str, Any]:
@@ -58,6 +69,18 @@ def _node(node: Node) -> dict[str, Any]:
         "failed_attempts": node.failed if node.step else None,
         "execution_ms": _ms(node.wall_ns),
         "cpu_ms": _ms(node.cpu_ns),
+        "by_attempt": [_try(each) for each in node.tries],
+    }
+
+
+def _try(each: Try) -> dict[str, Any]:
+    return {
+        "node": each.node_id,
+        "attempt": each.attempt,
+        "outcome": each.outcome,
+        "total_ms": _ms(each.total_ns),
+        "phases": {row.name: _phase(row, each.total_ns) for row in each.rows},
+        "unaccounted_ms": _ms(each.unaccounted_ns),
     }
 
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import msgspec
 
-from otel_exec.record.model import CriticalPath, ExecutorRecord, Experiment, ItemsRecord, NodeRecord, PhaseRecord, RunRecord, StepRecord
+from otel_exec.record.model import CriticalPath, ExecutorRecord, Experiment, ItemsRecord, NodeAttempt, NodeRecord, PhaseRecord, RunRecord, StepRecord
 
 __all__ = ["AnyBreakdown", "AnyNode", "BreakdownAttempt", "BreakdownNode", "BreakdownRecord", "BreakdownStep"]
 
 
 class BreakdownAttempt(msgspec.Struct, gc=False):
-    """An attempt's durations."""
+    """An attempt's durations and phases."""
 
     attempt: int
     outcome: str | None = None
     queue_ns: int | None = None
     execution_ns: int | None = None
     cpu_ns: int | None = None
+    node_time_ns: int | None = None
+    phases: dict[str, PhaseRecord] = {}
 
 
 class BreakdownStep(msgspec.Struct, gc=False):
@@ -37,13 +39,14 @@ class BreakdownStep(msgspec.Struct, gc=False):
 
 
 class BreakdownNode(msgspec.Struct, gc=False):
-    """A node of phases that is not a step, without what it had of each attempt."""
+    """A node of phases that is not a step."""
 
     node_id: str
     name: str
     total_ns: int = 0
     phases: dict[str, PhaseRecord] = {}
     token_usage: dict[str, int] = {}
+    attempts: list[NodeAttempt] = []
 
 
 class BreakdownRecord(msgspec.Struct, gc=False):

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from otel_exec.aggregate.histogram import percentile_of
 from otel_exec.report.as_text import table_lines
-from otel_exec.report.breakdown import NODES_ROW, UNACCOUNTED, Breakdown, Node
+from otel_exec.report.breakdown import UNACCOUNTED, Breakdown, Node, Row, Try
 from otel_exec.report.durations import UNKNOWN, count_text, duration_text, share_text
 from otel_exec.report.look import UNICODE, Look
 from otel_exec.report.steps import plural
 from otel_exec.report.table import Column, Table
 from otel_exec.report.text_safety import display_width, pad, shorten, wrap
+from otel_exec.semconv import NODES_ROW, TOKEN_KEYS
 
 __all__ = ["breakdown_text", "ms_text", "percent_text"]
 
@@ -25,7 +27,6 @@ _MS = 1_000_000
 _NAME, _MS_WIDTH = 24, 8
 _LEAST_NAME = 12
 _DETAILS = ("Count", "p50", "p95", "Self", "Errors")
-_METADATA = ("tokens", "input_tokens", "output_tokens")
 
 
 class _Tree(msgspec.Struct, frozen=True):
@@ -103,14 +104,32 @@ def _node_lines(node: Node, look: Look, tree: _Tree, *, details: bool) -> list[s
     lines = [f"  {look.styled(name, 'bold')}{head}"]
     for text in _facts(node, details=details):
         lines += [look.styled(f"    {line}", "dim") for line in wrap(text, max(1, look.width - 4))]
-    return lines + _row_lines(node, look, tree, details=details)
+    lines += _row_lines(node.rows, node.total_ns, _rest_shown(node, node.unaccounted_ns), look, tree, details=details)
+    for each in node.tries:
+        lines += ["", *_try_lines(node, each, look, tree, details=details)]
+    return lines
+
+
+def _try_lines(node: Node, each: Try, look: Look, tree: _Tree, *, details: bool) -> list[str]:
+    """Return what a node came to in one attempt, at the step that it ran in where that is another."""
+    where = "" if each.node_id == node.node_id else f" of {look.text(each.node_id)}"
+    outcome = "" if each.outcome is None else f" ({each.outcome})"
+    tail = f"{outcome} - Total: {UNKNOWN if each.total_ns is None else ms_text(each.total_ns)}"
+    title = shorten(f"attempt {each.attempt}{where}", max(_LEAST_NAME, look.width - 4 - len(tail)), look.signs.ellipsis)
+    return [f"    {title}{tail}", *_row_lines(each.rows, each.total_ns, _rest_shown(node, each.unaccounted_ns), look, tree, details=details)]
+
+
+def _rest_shown(node: Node, rest_ns: int | None) -> int | None:
+    """Return what no phase covered, `None` where that says nothing: the time of a node that is neither step nor execution is that of its phases."""
+    return rest_ns if node.timed or rest_ns else None
 
 
 def _facts(node: Node, *, details: bool) -> list[str]:
     """Return what is said of a node beside its phases."""
     facts = []
     if node.members:
-        middle, most = _percentile(node.members, 50), _percentile(node.members, 95)
+        ordered = sorted(node.members)
+        middle, most = percentile_of(ordered, 50), percentile_of(ordered, 95)
         facts.append(f"each: p50 {duration_text(middle)}, p95 {duration_text(most)}")
     if details and node.step:
         parts = [plural(node.attempts, "attempt") + (f" ({node.failed:,} failed)" if node.failed else "")]
@@ -121,29 +140,20 @@ def _facts(node: Node, *, details: bool) -> list[str]:
             parts.append(f"ran {duration_text(node.wall_ns)}{of_wall}")
         facts.append(", ".join(parts))
     if node.tokens:
-        known = [name for name in _METADATA if name in node.tokens]
+        known = [name for name in TOKEN_KEYS if name in node.tokens]
         facts.append(", ".join(f"{name.replace('_', ' ')} {node.tokens[name]:,}" for name in (*known, *sorted(set(node.tokens) - set(known)))))
     return facts
 
 
-def _percentile(values: Sequence[int], percentile: int) -> int:
-    """Return a percentile by linear interpolation between closest ranks."""
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percentile
-    lower, part = divmod(place, 100)
-    upper = min(lower + 1, len(ordered) - 1)
-    return ordered[lower] + round((ordered[upper] - ordered[lower]) * part / 100)
-
-
-def _row_lines(node: Node, look: Look, tree: _Tree, *, details: bool) -> list[str]:
-    if not node.rows:
+def _row_lines(rows: Sequence[Row], total_ns: int | None, rest_ns: int | None, look: Look, tree: _Tree, *, details: bool) -> list[str]:
+    if not rows:
         return []
-    names = [look.text(row.name) for row in node.rows]
-    cells = [[ms_text(row.total_ns), f"({percent_text(row.share_ns, node.total_ns)})"] for row in node.rows]
-    more = [_details(node, index) for index in range(len(names))] if details else [[] for _ in names]
-    if node.unaccounted_ns is not None:
+    names = [look.text(row.name) for row in rows]
+    cells = [[ms_text(row.total_ns), f"({percent_text(row.share_ns, total_ns)})"] for row in rows]
+    more = [_details(row) for row in rows] if details else [[] for _ in names]
+    if rest_ns is not None:
         names.append(UNACCOUNTED)
-        cells.append([ms_text(node.unaccounted_ns), f"({percent_text(node.unaccounted_ns, node.total_ns)})"])
+        cells.append([ms_text(rest_ns), f"({percent_text(rest_ns, total_ns)})"])
         more.append(["" for _ in _DETAILS] if details else [])
     ms_width = max(_MS_WIDTH, *(len(row[0]) for row in cells))
     percent_width = max(len(row[1]) for row in cells)
@@ -168,9 +178,8 @@ def _row_lines(node: Node, look: Look, tree: _Tree, *, details: bool) -> list[st
     return lines
 
 
-def _details(node: Node, index: int) -> list[str]:
+def _details(row: Row) -> list[str]:
     """Return a phase's further cells, in the order of `_DETAILS`; "" where there is nothing to say."""
-    row = node.rows[index]
     return [
         count_text(row.count),
         "" if row.p50_ns is None else duration_text(row.p50_ns),
@@ -199,5 +208,5 @@ def _bottleneck_lines(view: Breakdown, look: Look, top: int | None) -> list[str]
     hidden = len(view.bottlenecks) - len(shown)
     if hidden:
         lines.append(look.styled(f"  and {hidden:,} more that could save less", "dim"))
-    note = "What the run would be shorter by, at most, if this phase took no time: the time in which it alone was what its task did. They don't add up."
+    note = "What the run would be shorter by, at most, if this phase, without those inside it, took no time. They don't add up."
     return [*lines, *(look.styled(f"  {line}", "dim") for line in wrap(note, max(1, look.width - 2)))]

@@ -21,15 +21,15 @@ import msgspec
 
 from otel_exec.regular_file import read_regular
 
-__all__ = ["OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "listing", "read_all_open", "read_open"]
+__all__ = ["MOST_NODE_BYTES", "OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "listing", "read_all_open", "read_open"]
 
 OPEN_SUFFIX = ".open"
 _MAGIC = b"otelopn1"
 _SLOT = 512
 _LONGEST = 1 << 24
-_KIND, _NAME, _NODE = 16, 184, 255
+_KIND, _NAME, MOST_NODE_BYTES = 16, 184, 255
 # Sequence (with the state byte before it), start, ids, and three texts, each with its length before it.
-_TEXTS = struct.Struct(f"<B{_KIND}sB{_NAME}sB{_NODE}s")
+_TEXTS = struct.Struct(f"<B{_KIND}sB{_NAME}sB{MOST_NODE_BYTES}s")
 _BODY = struct.Struct(f"<Iq16s16s{_TEXTS.size}s")
 _BODY_AT = 4
 
@@ -168,7 +168,7 @@ def _map(path: str, slots: int) -> mmap.mmap:
 
 def listing(kind: str, name: str, node_id: str) -> bytes:
     """Return the texts of an entry, as `open_listing` takes them."""
-    texts = _cut(kind, _KIND), _cut(name, _NAME), _cut(node_id, _NODE)
+    texts = _cut(kind, _KIND), _cut(name, _NAME), _cut(node_id, MOST_NODE_BYTES)
     return _TEXTS.pack(*(part for text in texts for part in (len(text), text)))
 
 

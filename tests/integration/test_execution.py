@@ -238,6 +238,32 @@ def test_ids_of_its_own_that_had_to_go_are_said(monkeypatch, caplog):
     timing_collector.clear()
 
 
+def test_spans_at_their_limit_are_said_of_a_run_that_goes_on():
+    """Seen from outside, a run has what its spool has: where a task is at its limit of spans, the record says that phases may be missing."""
+    with execution("my-app", max_task_spans=3):
+        for _ in range(3):
+            with phase("work"):
+                pass
+        scope_here().recorder.flush()
+        record = read_run()
+        assert nodes_of(record) == {"my-app": {"work": 3}}
+        assert [(warning.code, warning.count) for warning in record.warnings] == [("spans_at_limit", 1)]
+        assert "my-app: tasks with 3 spans" in record.warnings[0].message
+    assert read_run().warnings == []
+
+
+def test_a_long_name_is_cut_to_what_other_processes_can_read():
+    """Seen from outside, the phases of an execution are its own node's, however long it was named."""
+    with execution("é" * 200), phase("work"):
+        scope_here().recorder.flush()
+        with phase("inside"):
+            pass
+        scope_here().recorder.flush()
+        record = read_run()
+        assert nodes_of(record) == {"é" * 127: {"inside": 1}}
+    assert nodes_of(read_run()) == {"é" * 127: {"work": 1, "inside": 1}}
+
+
 def test_one_failure_at_the_end_leaves_nothing_else_undone(monkeypatch, caplog):
     """Leaving the context, the status table and the journal fail: each is logged, and the record is written, whole, with the phases in it."""
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from support.metric_checks import check_metrics, written_points
-from support.run_checks import EXECUTORS, check_run, step_named
+from support.run_checks import EXECUTORS, check_rebuilt, check_run, step_named
 
 from otel_exec import deferred, map_tasks, output, phase, step, time_phase
-from otel_exec.testing import run_in
+from otel_exec.aggregate import sweep, task_fold
+from otel_exec.semconv import Kind
+from otel_exec.testing import recorded_spans, run_in
 
 
 def _item(number):
@@ -92,6 +97,49 @@ def test_shares_and_the_rest_add_up_to_the_nodes_time(tmp_path, executor):
         (flaky.node_id, 2, 1),
     ]
     assert node.total_ns == sum(part.total_ns for part in node.attempts)
+
+
+def _dies_once_elsewhere(item):
+    owner, mark = item
+    with phase("finished", tokens=3):
+        pass
+    if os.getpid() != owner and not os.path.exists(mark):
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
+
+
+def _loses_an_item(config):
+    map_tasks(_dies_once_elsewhere, [(os.getpid(), config["mark"])] * 6, retries=1)
+
+
+def test_phases_of_an_item_whose_worker_died_count(tmp_path):
+    """What had finished in it is on disk, and in the record that the run itself writes, as in the rebuilt one."""
+    record = run_in(tmp_path, one_step("loses", _loses_an_item, str(tmp_path / "mark")), executor="processes", workers=2)
+    (found,) = record.steps
+    check_rebuilt(record)
+    tries = [span for span in recorded_spans(record) if span.kind == Kind.TASK and span.attributes["exec.task.id"] != found.node_id]
+    assert [span.attributes["error.type"] for span in tries if span.attributes["exec.outcome"] == "error"] == ["worker_died"]
+    assert (found.items.count, found.items.completed, found.items.attempts) == (6, 6, 7)
+    assert (found.phases["finished"].count, found.token_usage) == (7, {"tokens": 21})
+
+
+def _makes_up(config):
+    del config
+    for number in range(10):
+        with phase(f"item {number}"), time_phase("", f"node {number}", "call"):
+            pass
+
+
+def test_names_past_the_limit_are_said(tmp_path, monkeypatch):
+    """The record has a row of others, and says how many phases are in it; live as rebuilt."""
+    monkeypatch.setattr(sweep, "MAX_NAMES", 4)
+    monkeypatch.setattr(task_fold, "MAX_NODES", 3)
+    record = run_in(tmp_path, one_step("makes up", _makes_up, ""), executor="inline")
+    assert set(record.steps[0].phases) == {"(nodes)", "(others)", "item 0", "item 1", "item 2"}
+    assert [node.node_id for node in record.nodes] == ["(others)", "node 0", "node 1", "node 2"]
+    assert {warning.code: warning.count for warning in record.warnings} == {"names_past_limit": 7, "nodes_past_limit": 7}
+    check_run(record)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

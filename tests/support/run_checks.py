@@ -91,7 +91,7 @@ def check_run(record: RunRecord, *, files: bool = True) -> Trace:
     assert 0 <= record.critical_path.duration_ns <= (record.duration_ns or 0)
     if files:
         _check_files(record)
-        _check_rebuilt(record)
+        check_rebuilt(record)
     return trace
 
 
@@ -280,7 +280,7 @@ def skeleton_of(record: RunRecord) -> RunRecord:
     )
 
 
-def _check_rebuilt(record: RunRecord) -> None:
+def check_rebuilt(record: RunRecord) -> None:
     """Journal and spool alone give the record that the run itself wrote."""
     folder = record.run_folder
     run_json = os.path.join(folder, "run.json")

@@ -8,8 +8,9 @@ import sample_record
 from sample_record import MS, phase
 
 from otel_exec.errors import UsageError
-from otel_exec.record.model import CriticalPath, PhaseRecord
+from otel_exec.record.model import AttemptRecord, CriticalPath, NodeAttempt, NodeRecord, PhaseRecord
 from otel_exec.report.breakdown import UNACCOUNTED, breakdown
+from otel_exec.report.breakdown_json import breakdown_mapping
 from otel_exec.report.breakdown_record import BreakdownRecord
 from otel_exec.report.breakdown_text import breakdown_text, ms_text
 from otel_exec.report.look import ASCII, UNICODE, Look
@@ -56,6 +57,94 @@ def test_a_fan_out_saves_no_more_than_its_step_ran():
     record.steps[0].node_time_ns = 41_000 * MS
     first = breakdown(record).bottlenecks[0]
     assert (first.phase, first.total_ns, first.saves_ns) == ("item", 40_000 * MS, 10_000 * MS)
+
+
+def test_occurrences_side_by_side_save_no_more_than_any_was_open():
+    """Two phases in parallel share the time equally, and yet each may be all that the run waited for: the bound is what it took itself, within its union."""
+    record = two_steps()
+    both = PhaseRecord(count=1, total_ns=8_000 * MS, union_ns=8_000 * MS, self_ns=8_000 * MS, share_ns=4_000 * MS)
+    many = PhaseRecord(count=4, total_ns=16_000 * MS, union_ns=5_000 * MS, self_ns=16_000 * MS, share_ns=4_000 * MS)
+    around = PhaseRecord(count=1, total_ns=9_000 * MS, union_ns=9_000 * MS, self_ns=1_000 * MS, share_ns=1_000 * MS)
+    record.steps[0].phases = {"both": both, "many": many, "around": around}
+    saves = {each.phase: each.saves_ns // MS for each in breakdown(record, node="long").bottlenecks}
+    assert saves == {"both": 8_000, "many": 5_000, "around": 1_000, UNACCOUNTED: 1_000}
+
+
+def test_a_node_has_the_slack_of_the_steps_it_ran_in():
+    """What ran only in steps that hold nobody up saves nothing; what ran in another one too may."""
+    record = two_steps()
+    record.nodes = [
+        NodeRecord(name, name, total_ns=1_000 * MS, phases={"call": phase(1, 1_000)}, attempts=[NodeAttempt(step, 1) for step in steps])
+        for name, steps in (("beside", ["short-bbbbbb"]), ("both", ["short-bbbbbb", "long-aaaaaa"]))
+    ]
+    found = {each.name: each.slack_ns for each in breakdown(record).bottlenecks if each.phase == "call"}
+    assert found == {"both": 0}
+
+
+def test_a_second_attempt_that_runs_is_not_held_to_the_first():
+    """How long a step ran is not known while an attempt of it runs: its phases may be as long as the run so far."""
+    record = two_steps()
+    step = record.steps[0]
+    step.attempts = [sample_record.attempt(1, 0, 0, 0, 1_000, 1_000, outcome="failure"), AttemptRecord(2, start_ns=1_000 * MS)]
+    record.outcome = "running"
+    (view,) = breakdown(record, node="long").nodes
+    assert (view.attempts, view.failed, view.wall_ns, view.cpu_ns) == (2, 1, None, None)
+    first = breakdown(record, node="long").bottlenecks[0]
+    assert (first.phase, first.saves_ns) == ("inner", 7_000 * MS)
+
+
+def test_a_node_that_is_no_step_has_no_rest_to_show():
+    """Its time is that of its phases; a step and an execution have a time of their own, and the row says so, though it is 0."""
+    record = two_steps()
+    record.steps[0].phases = {"all": phase(1, 10_000)}
+    record.nodes = [
+        NodeRecord("agent", "agent", total_ns=MS, phases={"loop": phase(1, 1)}, attempts=[NodeAttempt("agent", 1)]),
+        NodeRecord("other", "other", total_ns=MS, phases={"call": phase(1, 1)}, attempts=[NodeAttempt("long-aaaaaa", 1)]),
+    ]
+    shown = {name: UNACCOUNTED in breakdown_text(breakdown(record, node=name), Look()) for name in ("long", "agent", "other")}
+    assert shown == {"long": True, "agent": True, "other": False}
+    assert breakdown_mapping(breakdown(record))["nodes"]["other"]["unaccounted_ms"] == 0
+
+
+def test_each_attempt_is_shown_by_itself_where_there_were_several():
+    """Of a node asked for, and in JSON: of a step its own, of another node those at the steps that it ran in; one attempt is the node itself."""
+    record = two_steps()
+    step = record.steps[0]
+    step.attempts = [sample_record.attempt(number, 0, 0, 0, 5_000, 5_000, outcome=outcome) for number, outcome in ((1, "failure"), (2, "success"))]
+    for number, attempt in enumerate(step.attempts, 1):
+        attempt.node_time_ns, attempt.phases = 5_000 * MS, {"outer": phase(1, 4_000 + number)}
+    record.nodes = [
+        NodeRecord(
+            "other",
+            "other",
+            total_ns=2 * MS,
+            phases={"call": phase(2, 2)},
+            attempts=[NodeAttempt("long-aaaaaa", number, MS, {"call": phase(1, 1)}) for number in (1, 2)],
+        )
+    ]
+    text = breakdown_text(breakdown(record, node="long"), Look())
+    assert (
+        "    attempt 1 (failure) - Total: 5000ms\n    |- outer                      4001ms (80.0%)\n    `- (unaccounted)               999ms (20.0%)\n" in text
+    )
+    assert "    attempt 2 (success) - Total: 5000ms" in text
+    assert "    attempt 2 of long-aaaaaa - Total: 1.00ms\n    `- call" in breakdown_text(breakdown(record, node="other"), Look())
+    assert "attempt 1" not in breakdown_text(breakdown(record), Look())
+    nodes = breakdown_mapping(breakdown(record, tries=True))["nodes"]
+    assert [(each["attempt"], each["outcome"], each["phases"]["outer"]["total_ms"]) for each in nodes["long-aaaaaa"]["by_attempt"]] == [
+        (1, "failure", 4001.0),
+        (2, "success", 4002.0),
+    ]
+    assert [(each["node"], each["attempt"], each["total_ms"]) for each in nodes["other"]["by_attempt"]] == [("long-aaaaaa", 1, 1.0), ("long-aaaaaa", 2, 1.0)]
+    assert nodes["short-bbbbbb"]["by_attempt"] == []
+
+
+def test_phases_elsewhere_that_name_a_step_are_beside_it():
+    """A step keeps its own numbers in the JSON, and what phases in other steps gave to its id has a key of its own."""
+    record = two_steps()
+    record.nodes = [NodeRecord("long-aaaaaa", "long-aaaaaa", total_ns=MS, phases={"call": phase(1, 1)}, attempts=[NodeAttempt("short-bbbbbb", 1)])]
+    nodes = breakdown_mapping(breakdown(record))["nodes"]
+    assert list(nodes) == ["long-aaaaaa", "short-bbbbbb", "long-aaaaaa (elsewhere)"]
+    assert (nodes["long-aaaaaa"]["total_ms"], nodes["long-aaaaaa (elsewhere)"]["total_ms"]) == (10_000.0, 1.0)
 
 
 def test_nodes_without_phases_are_shown_when_asked_for_and_always_ranked():
@@ -118,7 +207,7 @@ def test_the_narrow_record_gives_the_same_breakdown():
     """Read narrowly or whole."""
     for name in ("agent", "twelve_steps"):
         record = getattr(sample_record, name)()
-        assert breakdown(msgspec.json.decode(msgspec.json.encode(record), type=BreakdownRecord)) == breakdown(record)
+        assert breakdown(msgspec.json.decode(msgspec.json.encode(record), type=BreakdownRecord), tries=True) == breakdown(record, tries=True)
 
 
 @pytest.mark.parametrize(
