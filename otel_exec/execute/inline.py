@@ -1,6 +1,7 @@
 """The inline executor: attempts run one after the other in the thread that polls. For debugging, tests and the smallest experiments.
 
 What comes in: envelopes. What goes out: notices. It can't be interrupted but by a signal handler of its own thread, and can't kill: a timeout is judged when the function returns.
+There is no thread beside the one that runs the attempt, so what ended before a long quiet stretch of it is exported with the next phase, or at the attempt's end.
 """
 
 from __future__ import annotations

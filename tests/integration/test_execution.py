@@ -264,6 +264,20 @@ def test_a_long_name_is_cut_to_what_other_processes_can_read():
     assert nodes_of(read_run()) == {"é" * 127: {"work": 1, "inside": 1}}
 
 
+def test_spans_reach_their_file_while_the_block_is_quiet(monkeypatch):
+    """What has ended is in the file that the exporter follows by the next beat, though no further phase ends."""
+    with execution("my-app") as run:
+        opened, beaten = run._open[-1], threading.Semaphore(0)
+        for number in range(20):
+            with phase(f"work {number}"):
+                pass
+        monkeypatch.setattr(opened._keeper, "beat", lambda _: beaten.release())
+        for _ in range(2):  # the first may have been under way
+            assert beaten.acquire(timeout=30)
+        with open(os.path.join(opened._store.spans_folder, "driver.jsonl"), encoding="utf-8") as file:
+            assert '"work 19"' in file.read()
+
+
 def test_one_failure_at_the_end_leaves_nothing_else_undone(monkeypatch, caplog):
     """Leaving the context, the status table and the journal fail: each is logged, and the record is written, whole, with the phases in it."""
 
