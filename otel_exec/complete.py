@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
-from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks, open_tasks
+from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks, open_so_far
 from otel_exec.aggregate.tally import Tally, tries
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
@@ -135,16 +135,18 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     """
     skeleton = read_record(os.path.join(folder, "run.json"))
     aggregator = Aggregator(skeleton)
+    # First what is open, then what has finished: what ends in between is in both, and counts once.
+    opened = read_all_open(os.path.join(folder, "spans")) if alive else []
     journal = read_journal(folder)
     for line in journal:
         aggregator.transition(line)
     spans = list(read_spool(os.path.join(folder, "spans")))
     if not alive:
         spans += close_open_ends(folder, skeleton, journal, spans)
-    last_ns = max([last_sign_ns(journal, read_status(folder), aggregator.start_ns), *(span.end_ns for span in spans)])
+    signs = (*(span.end_ns for span in spans), *(entry.start_ns for entry in opened))
+    last_ns = max([last_sign_ns(journal, read_status(folder), aggregator.start_ns), *signs])
     aggregator.ingest(spans)
-    if alive:
-        spans += open_tasks(aggregator, spans, read_all_open(os.path.join(folder, "spans")), last_ns)
+    spans += open_so_far(aggregator, spans, opened, last_ns)
     fold_task_spans(aggregator, spans)
     _say_full(aggregator, spans)
     record = render(aggregator)

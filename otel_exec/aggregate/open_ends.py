@@ -95,7 +95,7 @@ class OpenEnds:
         if span.parent_span_id:
             self._named(span.parent_span_id, span.start_ns, span.end_ns)
         kind = span.kind
-        if kind in {Kind.PHASE, "", Kind.LEVEL, Kind.RUN, Kind.WORKER, Kind.WORKER_INIT, Kind.GATE}:
+        if kind in {Kind.PHASE, Kind.FAN_OUT, "", Kind.LEVEL, Kind.RUN, Kind.WORKER, Kind.WORKER_INIT, Kind.GATE}:
             return
         node_id = span.attributes.get(NODE_ID)
         if not isinstance(node_id, str) or node_id not in self._steps:
@@ -184,7 +184,7 @@ class OpenEnds:
         """Return the open steps' spans and starts: of the journal, and those whose tasks alone are known, as the driver was killed before it wrote them down."""
         known = {node_id: self._journal.created.get(node_id) or self._step_ids[node_id] for node_id in {**self._journal.created, **self._step_ids}}
         for _, entry in entries.values():
-            if entry.kind == Kind.TASK and entry.node_id in self._steps and entry.node_id not in known and entry.parent_span_id:
+            if _is_attempt(entry) and entry.node_id in self._steps and entry.node_id not in known and entry.parent_span_id:
                 known[entry.node_id] = (entry.parent_span_id, entry.start_ns)
         self._step_ids.update(known)
         return {node_id: found for node_id, found in known.items() if node_id in self._steps and found[0] not in self._ended}
@@ -230,7 +230,7 @@ class OpenEnds:
         node_id = step.node_id
         attempts = dict(self._journal.attempts.get(node_id, {}))
         for writer, entry in entries.values():  # a claim that was not written down before the driver was killed
-            if entry.kind == Kind.TASK and entry.node_id == node_id and not any(entry.span_id == each.span_id for each in attempts.values()):
+            if _is_attempt(entry) and entry.node_id == node_id and not any(entry.span_id == each.span_id for each in attempts.values()):
                 found = attempts.setdefault(max(attempts, default=0) + 1, Claim())
                 found.worker_id, found.span_id, found.claimed_ns = writer.removeprefix("worker-"), entry.span_id, entry.start_ns
                 number = max(attempts)
@@ -296,6 +296,8 @@ class OpenEnds:
         attributes[EXEC_WORKER_ID] = writer.removeprefix("worker-")
         if entry.kind == Kind.TASK:
             attributes[EXEC_TASK_ID] = entry.node_id
+            if entry.item is not None:
+                attributes[EXEC_TASK_ID], attributes[EXEC_ATTEMPT] = f"{entry.node_id}/{entry.item}", entry.attempt
         elif entry.kind == Kind.PHASE:
             attributes[EXEC_PHASE] = entry.name
             attributes[NODE_ID] = entry.node_id
@@ -325,7 +327,7 @@ class OpenEnds:
                     return self._steps.get(node_id), number
             above = entries.get(here.parent_span_id)
             here = above[1] if above is not None else None
-        step = self._steps.get(entry.node_id) or self._steps.get(entry.node_id.rpartition("/")[0])
+        step = self._steps.get(entry.node_id)
         return step, max(self._journal.attempts.get(step.node_id, {1: None})) if step is not None else 1
 
     def _of_step(self, step: StepRecord) -> dict[str, AttributeValue]:
@@ -400,6 +402,11 @@ class OpenEnds:
         """Return a span id for what had none: the same whenever it is asked for."""
         text = "/".join(map(str, (self._record.exec_id, *words)))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _is_attempt(entry: OpenEntry) -> bool:
+    """Whether a listed span is the task of an attempt at a step, and not one of an item of its fan-out."""
+    return entry.kind == Kind.TASK and entry.item is None
 
 
 def _earliest(of: dict[_Key, tuple[str, int]], key: _Key, span_id: str, start_ns: int) -> None:

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["attempts_of", "fold_task_spans", "full_tasks", "open_tasks", "spans_of_attempt"]
+__all__ = ["attempts_of", "fold_task_spans", "full_tasks", "open_so_far", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
 _INSIDE = frozenset({Kind.PHASE, Kind.FAN_OUT, ""})
-# No kind of span: what has not ended yet, in between what has.
-_STILL_OPEN = "open"
 
 
 def spans_of_attempt(
@@ -121,7 +119,7 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only
             continue
         node_id, number = key
         folded.setdefault((node_id, number), TaskSums()).merge(fold_task(task, of_task.get(task_id, ())).sums)
-        if task is not outer:
+        if task is not outer and EXEC_OUTCOME in task.attributes:
             # Tries at one item share its caller, function and number.
             item = f"{task.parent_span_id} {task.name} {task.attributes.get(EXEC_TASK_ID)}"
             tried.setdefault((node_id, number), {}).setdefault(item, []).append(task)
@@ -157,15 +155,15 @@ def _by_task(by_id: Mapping[str, SpanRecord], homes: dict[str, str]) -> dict[str
     return of_task
 
 
-def open_tasks(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iterable[OpenEntry], end_ns: int) -> list[SpanRecord]:
-    """Return a task span up to `end_ns` for each attempt (or execution) that has none yet, so that what has finished in it can be folded.
+def open_so_far(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iterable[OpenEntry], end_ns: int) -> list[SpanRecord]:
+    """Return what is open in a run that goes on as spans up to `end_ns`, to be folded with those that have finished: tasks, items, phases, waits for fan-outs.
 
-    Its phases that are open are not counted; of those there is a span of no kind that is folded, through which what finished in them finds its task.
+    Phases and waits end a moment after their tasks: they go on, and have no span yet. An item has no outcome yet, and is not counted among the items.
 
     Args:
         aggregator: has taken in the transitions: they name each attempt's task span.
         spans: those that have finished.
-        opened: what is open, or was when the process died; items of fan-outs are passed over.
+        opened: what is open; a task that is of no attempt and no execution is passed over.
         end_ns: the last sign of life.
     """
     finished = {span.span_id for span in spans}
@@ -174,25 +172,19 @@ def open_tasks(aggregator: Aggregator, spans: Iterable[SpanRecord], opened: Iter
     for entry in opened:
         if entry.span_id in finished:
             continue
+        node_id, number, until_ns = entry.node_id, entry.attempt, end_ns
+        attributes: dict[str, AttributeValue] = {NODE_ID: node_id}
         if entry.kind != Kind.TASK:
-            trace_id = aggregator.record.trace_id
-            found.append(SpanRecord(trace_id, entry.span_id, entry.parent_span_id, entry.name, _STILL_OPEN, entry.start_ns, entry.start_ns, {}))
-            continue
-        node_id, number = attempts.get(entry.span_id, (entry.node_id, 1 if entry.node_id not in aggregator.steps else 0))
-        if number:
-            attributes: dict[str, AttributeValue] = {NODE_ID: node_id, EXEC_TASK_ID: node_id, EXEC_ATTEMPT: number}
-            found.append(
-                SpanRecord(
-                    aggregator.record.trace_id,
-                    entry.span_id,
-                    entry.parent_span_id,
-                    entry.name,
-                    Kind.TASK,
-                    entry.start_ns,
-                    max(entry.start_ns, end_ns),
-                    attributes,
-                )
-            )
+            until_ns += 1
+        elif entry.item is not None:
+            attributes |= {EXEC_TASK_ID: f"{node_id}/{entry.item}", EXEC_ATTEMPT: number}
+        else:
+            node_id, number = attempts.get(entry.span_id, (node_id, 1 if node_id not in aggregator.steps else 0))
+            if not number:
+                continue
+            attributes = {NODE_ID: node_id, EXEC_TASK_ID: node_id, EXEC_ATTEMPT: number}
+        start_ns = min(entry.start_ns, until_ns)
+        found.append(SpanRecord(aggregator.record.trace_id, entry.span_id, entry.parent_span_id, entry.name, entry.kind, start_ns, until_ns, attributes))
     return found
 
 

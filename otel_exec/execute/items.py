@@ -98,7 +98,10 @@ def run_item(
     name = f"task {envelope.fn_name}"
     table = recorder.open_spans
     start_ns = clock.now_ns()
-    slot = table.open_span(envelope.span_id, envelope.parent_span_id, Kind.TASK.value, name, envelope.node_id, start_ns) if table is not None else -1
+    slot = -1
+    if table is not None:
+        numbers = {"item": envelope.index, "attempt": envelope.attempt}
+        slot = table.open_span(envelope.span_id, envelope.parent_span_id, Kind.TASK.value, name, envelope.node_id, start_ns, **numbers)
     fold = TaskFold(envelope.span_id, start_ns)
     scope = TaskScope(
         recorder,

@@ -237,6 +237,8 @@ class DriverSpans:
                 links = (SpanLink(self.recorder.trace_id, running.previous_span_id, "retry"),)
         elif kind == Kind.TASK:
             attributes[EXEC_TASK_ID] = entry.node_id
+            if entry.item is not None:
+                attributes[EXEC_TASK_ID], attributes[EXEC_ATTEMPT] = f"{entry.node_id}/{entry.item}", entry.attempt
         elif kind == Kind.PHASE:
             attributes[EXEC_PHASE] = entry.name
             if entry.node_id != step.node_id:

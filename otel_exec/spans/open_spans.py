@@ -28,14 +28,18 @@ _MAGIC = b"otelopn1"
 _SLOT = 512
 _LONGEST = 1 << 24
 _KIND, _NAME, MOST_NODE_BYTES = 16, 184, 255
-# Sequence (with the state byte before it), start, ids, and three texts, each with its length before it.
+# Sequence (with the state byte before it), start, ids, three texts, each with its length before it; of an item of a fan-out its number, from 1, and its try.
 _TEXTS = struct.Struct(f"<B{_KIND}sB{_NAME}sB{MOST_NODE_BYTES}s")
-_BODY = struct.Struct(f"<Iq16s16s{_TEXTS.size}s")
+_BODY = struct.Struct(f"<Iq16s16s{_TEXTS.size}sIH")
 _BODY_AT = 4
+_MOST_ITEM, _MOST_TRIES = 0xFFFFFFFF - 1, 0xFFFF
 
 
 class OpenEntry(msgspec.Struct, frozen=True, gc=False):
-    """A span that has not ended. Ids are hex; `start_ns` nanoseconds since the Unix epoch; long names are cut at a character's edge."""
+    """A span that has not ended. Ids are hex; `start_ns` nanoseconds since the Unix epoch; long names are cut at a character's edge.
+
+    `item`: of a task that is one of a fan-out's items, which (from 0), and `attempt` the try at it (from 1); `None` and 0 of all others, a step's own task among them.
+    """
 
     span_id: str
     parent_span_id: str
@@ -43,6 +47,8 @@ class OpenEntry(msgspec.Struct, frozen=True, gc=False):
     name: str
     node_id: str
     start_ns: int
+    item: int | None = None
+    attempt: int = 0
 
 
 class OpenSpanTable:
@@ -67,16 +73,21 @@ class OpenSpanTable:
 
     def open(self, entry: OpenEntry) -> int:
         """List a span; returns its slot, -1 when there is none left."""
-        return self.open_span(entry.span_id, entry.parent_span_id, entry.kind, entry.name, entry.node_id, entry.start_ns)
+        return self.open_span(
+            entry.span_id, entry.parent_span_id, entry.kind, entry.name, entry.node_id, entry.start_ns, item=entry.item, attempt=entry.attempt
+        )
 
-    def open_span(self, span_id: str, parent_span_id: str, kind: str, name: str, node_id: str, start_ns: int) -> int:
+    def open_span(
+        self, span_id: str, parent_span_id: str, kind: str, name: str, node_id: str, start_ns: int, *, item: int | None = None, attempt: int = 0
+    ) -> int:
         """`open` without an `OpenEntry` in between."""
         try:
-            return self.open_listing(listing(kind, name, node_id), span_id, parent_span_id, start_ns)
+            numbers = (0, 0) if item is None else (min(item, _MOST_ITEM) + 1, min(attempt, _MOST_TRIES))
+            return self.open_listing(listing(kind, name, node_id), span_id, parent_span_id, start_ns, numbers)
         except Exception:
             return -1
 
-    def open_listing(self, texts: bytes, span_id: str, parent_span_id: str, start_ns: int) -> int:
+    def open_listing(self, texts: bytes, span_id: str, parent_span_id: str, start_ns: int, numbers: tuple[int, int] = (0, 0)) -> int:
         """`open_span` with the texts made before by `listing`, for the hot path."""
         try:
             memory = self._memory
@@ -85,7 +96,7 @@ class OpenSpanTable:
             return -1
         try:
             at = slot * _SLOT
-            _BODY.pack_into(memory, at + _BODY_AT, next(self._sequence) & 0xFFFFFFFF, start_ns, span_id.encode(), parent_span_id.encode(), texts)  # type: ignore[arg-type]  # slots are free only of memory that is there
+            _BODY.pack_into(memory, at + _BODY_AT, next(self._sequence) & 0xFFFFFFFF, start_ns, span_id.encode(), parent_span_id.encode(), texts, *numbers)  # type: ignore[arg-type]  # slots are free only of memory that is there
             memory[at] = 1  # type: ignore[index]  # as above
         except Exception:
             return -1
@@ -184,7 +195,7 @@ def _entries(data: bytes) -> list[OpenEntry]:
     for at in range(_SLOT, len(data) - _SLOT + 1, _SLOT):
         if data[at] != 1:
             continue
-        sequence, start_ns, span_id, parent, texts = _BODY.unpack_from(data, at + _BODY_AT)
+        sequence, start_ns, span_id, parent, texts, item, attempt = _BODY.unpack_from(data, at + _BODY_AT)
         kind_n, kind, name_n, name, node_n, node = _TEXTS.unpack(texts)
         try:
             entry = OpenEntry(
@@ -194,6 +205,8 @@ def _entries(data: bytes) -> list[OpenEntry]:
                 name[:name_n].decode(),
                 node[:node_n].decode(),
                 start_ns,
+                item - 1 if item else None,
+                attempt,
             )
         except UnicodeDecodeError:
             continue

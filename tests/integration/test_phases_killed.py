@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from otel_exec import StepsFailed, deferred, phase, step
+from otel_exec import StepsFailed, deferred, map_tasks, phase, step
 from otel_exec.complete import read_run
 from otel_exec.spans.spool import read_spool
 from otel_exec.testing import recorded_spans, run_in
@@ -41,6 +41,40 @@ def test_a_killed_worker_loses_no_finished_phase(tmp_path):
     assert (names.count("done"), names.count("open")) == (400 * tries, tries)
     assert record.steps[0].phases["done"].count == 400 * tries
     assert [name for name in os.listdir(os.path.join(record.run_folder, "spans")) if name.endswith(".ahead")] == []
+
+
+def _dies(item):
+    with phase("in item"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fans_out(config):
+    with phase("before"):
+        pass
+    map_tasks(_dies, [0, 1], max_workers=1)
+
+
+fans_out = deferred(_fans_out)
+
+
+@step(name="fans out")
+def fanning_step():
+    return fans_out({})
+
+
+def test_a_worker_killed_in_an_item_of_its_own_leaves_an_attempt_as_long_as_its_task(tmp_path):
+    """The item that was open is an item still, with its number, and its times are not taken for the step's."""
+    with pytest.raises(StepsFailed) as failed:
+        run_in(tmp_path, [fanning_step()], executor="processes", workers=1)
+    record = failed.value.record
+    (found,) = record.steps
+    tasks = [span for span in recorded_spans(record) if span.kind == "task"]
+    own = {span.span_id: span for span in tasks if span.attributes["exec.task.id"] == found.node_id}
+    items = [span for span in tasks if span.span_id not in own]
+    assert {span.attributes["exec.task.id"] for span in items} == {f"{found.node_id}/0"}
+    assert {span.attributes["exec.attempt"] for span in items} == {1}
+    assert len(items) == len(own) == len(found.attempts)
+    assert [attempt.execution_ns for attempt in found.attempts] == [own[attempt.span_id].duration_ns for attempt in found.attempts]
 
 
 _SCRIPT = """

@@ -80,6 +80,25 @@ def test_everything_that_was_open_ends_at_the_last_sign_of_life():
     assert spans["think"].attributes["exec.attempt"] == 1
 
 
+@pytest.mark.parametrize("torn", range(1, len(JOURNAL) + 1))
+def test_an_open_item_is_no_try_at_the_step(torn):
+    """Neither the owner's item, on its own worker, nor another's: each is closed under its number, and the step has the one attempt that it had."""
+    items = [
+        ("worker-0", OpenEntry("a1" * 8, TASK, "task", "task own", "a-1", 2600, 3, 1)),
+        ("worker-1", OpenEntry("a2" * 8, PHASE, "task", "task helped", "a-1", 2700, 0, 2)),
+    ]
+    for opened in ([*items, *OPENED], [*OPENED, *items]):
+        spans = closed(JOURNAL[:torn], opened)
+        tasks = {
+            name: (span.attributes["exec.task.id"], span.attributes["exec.attempt"], span.attributes["exec.worker.id"])
+            for name, span in spans.items()
+            if span.kind == "task"
+        }
+        assert tasks == {"task f": ("a-1", 1, "0"), "task own": ("a-1/3", 1, "0"), "task helped": ("a-1/0", 2, "1")}
+        assert (spans["task f"].span_id, spans["task f"].start_ns) == (TASK, 2500)
+        assert spans["a"].span_id == STEP
+
+
 def test_the_same_files_give_the_same_spans():
     """Recovery that is begun again after it was itself killed writes the same ids."""
     assert closed() == closed()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
+from types import SimpleNamespace
+
+from otel_exec.aggregate.rebuild import fold_task_spans, open_so_far, spans_of_attempt
+from otel_exec.record.model import AttemptRecord, StepRecord
+from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.testing import memory_recorder
 
 NODE = "a-000000"
@@ -90,3 +94,37 @@ def test_a_fan_outs_wait_is_taken_out():
     made.make("fan_out", 2_020, 2_210, 2, name="map_tasks", parent=TASK)
     sums, _ = Folds(made.spans).of[NODE, 2]
     assert sums.time_ns == (490 - 190) + 2 * 180
+
+
+class Running:
+    """What `open_so_far` asks of an aggregator: one attempt at one step, whose task is open."""
+
+    def __init__(self, recorder):
+        step = StepRecord(NODE, "a")
+        step.attempts.append(AttemptRecord(1, span_id=TASK))
+        self.steps = {NODE: step}
+        self.record = SimpleNamespace(trace_id=recorder.trace_id)
+
+
+def test_of_a_run_that_goes_on_what_is_open_counts_up_to_now():
+    """A task that waits in map_tasks has no time of its own then; the items have theirs, and their open phases; an item that goes on has come to nothing yet."""
+    made = Made()
+    made.spans.clear()
+    done = made.make("task", 120, 300, 1, parent=TASK, **{"exec.task.id": f"{NODE}/0"})
+    made.make("phase", 130, 300, 1, name="inside", parent=done)
+    opened = [
+        OpenEntry(TASK, "c" * 16, "task", "task f", NODE, 100),
+        OpenEntry("d" * 16, TASK, "fan_out", "map_tasks", NODE, 110),
+        OpenEntry("e" * 16, TASK, "task", "task item", NODE, 120, 1, 1),
+        OpenEntry("f" * 16, "e" * 16, "phase", "inside", NODE, 125),
+        OpenEntry("b" * 16, "e" * 16, "phase", "elsewhere", "other", 600),
+        OpenEntry(done, TASK, "task", "task item", NODE, 120, 0, 1),
+        OpenEntry(OTHER, "c" * 16, "task", "task of a try that nobody knows", NODE, 50),
+    ]
+    so_far = open_so_far(Running(made.recorder), made.spans, opened, 500)
+    ((sums, items),) = Folds([*made.spans, *so_far]).of.values()
+    assert sums.time_ns == (110 - 100) + (300 - 120) + (500 - 120)
+    inside = sums.phases["inside"]
+    assert (inside.count, inside.share_ns, inside.errors) == (2, 170 + 375, 0)
+    assert inside.slowest is None or inside.slowest[0] == 170, "what is open has no span yet that could be named"
+    assert (items.count, items.attempts, items.completed, items.failed, items.busy_ns) == (1, 1, 1, 0, 180)

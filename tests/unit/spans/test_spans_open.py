@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import msgspec
+
 from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable, read_open
 
 
@@ -22,6 +24,19 @@ def test_what_is_open_is_listed_oldest_first(tmp_path):
     table.open(entry(0))
     assert table.entries() == [entry(0), entry(2), entry(3)]
     assert read_open(table.path) == table.entries()
+
+
+def test_an_item_is_listed_with_its_number_and_its_try(tmp_path):
+    """So it is told from the task of a step, also in a slot that held an item before; numbers too large are cut."""
+    table = OpenSpanTable(str(tmp_path), "w", slots=2)
+    item = msgspec.structs.replace(entry(1), kind="task", item=0, attempt=2)
+    large = msgspec.structs.replace(entry(2), kind="task", item=2**40, attempt=2**20)
+    slot = table.open(item)
+    table.open(large)
+    assert read_open(table.path) == [item, msgspec.structs.replace(large, item=2**32 - 2, attempt=2**16 - 1)]
+    table.close(slot)
+    table.open(entry(0))
+    assert (table.entries()[0].item, table.entries()[0].attempt) == (None, 0)
 
 
 def test_a_killed_process_leaves_its_open_spans(tmp_path):
