@@ -118,7 +118,10 @@ def _by_its_clock(status: StatusRecord, now_ns: int) -> int:
 
 def _starting(place: RunPlace, now_ns: int) -> bool:
     """Return whether a run has just made its folder and written nothing in it yet that says more."""
-    return not storage.exists(place.record_path) and not storage.exists(place.status_path) and now_ns / 1e9 - _journal_s(place) < locks.STALE_S
+    if storage.exists(place.record_path) or storage.exists(place.status_path) or now_ns / 1e9 - _journal_s(place) >= locks.STALE_S:
+        return False
+    # Its driver's spool comes before either: where there is one that nobody writes, the run is dead and its files were taken away.
+    return not os.path.exists(place.folder + "/spans/driver.jsonl") or _lives(place, now_ns)
 
 
 def _driver_gone(status: StatusRecord, place: RunPlace, now_ns: int) -> bool:
@@ -282,7 +285,7 @@ def _left_behind(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bo
 
 def _left_open(record: RunRecord, folder: str, at_ns: int, known: StatusRecord | None) -> list[OpenRecord]:
     """Return the steps that workers had when the run died, and what was open in them, as of the last sign of life."""
-    began_ns = int(record.start_time_unix_nano) if record.start_time_unix_nano.isdecimal() else 0
+    began_ns = int(record.start_time_unix_nano)
     steps: list[tuple[StepRecord, OpenRecord]] = []
     for step in record.steps:
         last = step.attempts[-1] if step.attempts else None
@@ -359,17 +362,17 @@ def _inside(placed: list[tuple[OpenEntry, str | None, OpenEntry, str | None]], w
 
 def _task_rows(record: RunRecord, now_ns: int) -> list[TaskStatus]:
     """Return every step's TaskMetrics and times, in the order of the plan; groups are no tasks."""
-    began_ns = int(record.start_time_unix_nano) if record.start_time_unix_nano.isdecimal() else None
+    began_ns = int(record.start_time_unix_nano)
     return [_task_row(step, record, began_ns, now_ns) for step in record.steps if not step.group]
 
 
-def _task_row(step: StepRecord, record: RunRecord, began_ns: int | None, now_ns: int) -> TaskStatus:
+def _task_row(step: StepRecord, record: RunRecord, began_ns: int, now_ns: int) -> TaskStatus:
     from otel_exec.aggregate.tally import tries
     from otel_exec.metrics import task_metrics
 
     last = step.attempts[-1] if step.attempts else None
     elapsed_ms = None
-    if record.outcome == "running" and began_ns is not None and last is not None and last.claimed_ns is not None and last.outcome is None:
+    if record.outcome == "running" and last is not None and last.claimed_ns is not None and last.outcome is None:
         elapsed_ms = max(0, now_ns - began_ns - last.claimed_ns) // _MS
     metrics: dict[str, Any] = task_metrics(step).to_dict()
     return TaskStatus(

@@ -23,6 +23,8 @@ __all__ = ["earlier_means"]
 
 # The newest run is the likeliest to be like this one; a few more are looked at since it may have had other steps.
 _RUNS = 5
+# Three decades: no step took longer, whatever a file says.
+_MOST_S = 10**9
 
 
 def earlier_means(plan: Plan, decisions: Sequence[Decision], prefix: str, *, not_in: str) -> dict[str, float]:
@@ -43,7 +45,7 @@ def earlier_means(plan: Plan, decisions: Sequence[Decision], prefix: str, *, not
         for folder in _newest(storage.join(prefix, *RUNS), not_in):
             status = read_status(folder)
             for row in status.templates if status is not None else ():
-                if row.template in wanted and row.sample_count > 0 and row.total_ns >= 0:
+                if row.template in wanted and row.sample_count > 0 and 0 <= row.total_ns <= row.sample_count * _MOST_S * 10**9:
                     of_runs.setdefault(row.template, row.total_ns / row.sample_count)
             if len(of_runs) == len(wanted):
                 break
@@ -54,7 +56,7 @@ def _of_outputs(plan: Plan, decisions: Sequence[Decision]) -> dict[str, float]:
     sums: dict[str, tuple[int, float]] = {}
     for step, decision in zip(plan.steps, decisions, strict=True):
         took_s = decision.earlier.times.get("duration_seconds") if decision.earlier is not None else None
-        if isinstance(took_s, (int, float)) and took_s >= 0:
+        if isinstance(took_s, (int, float)) and not isinstance(took_s, bool) and 0 <= took_s <= _MOST_S:
             count, total = sums.get(step.template, (0, 0.0))
             sums[step.template] = (count + 1, total + took_s * 1e9)
     return {template: total / count for template, (count, total) in sums.items()}

@@ -56,6 +56,8 @@ class LiveListener:
     Args:
         plan: the steps.
         decisions: what was decided of each.
+
+    `warn`: takes a warning for the record, its code and its sentence.
     """
 
     def __init__(self, plan: Plan, decisions: Sequence[Decision]) -> None:
@@ -81,6 +83,8 @@ class LiveListener:
         self._sums: dict[str, tuple[int, int]] = {}
         self._now_ns = 0
         self._look_back: Callable[[], Mapping[str, float]] | None = None
+        self._no_eta = False
+        self.warn: Callable[[str, str], None] = lambda _code, _message: None
         self._earlier: Mapping[str, float] | None = None
 
     def claimed(self, step: Step, running: Running) -> None:
@@ -140,7 +144,17 @@ class LiveListener:
         """The run has ended and its record is written."""
 
     def eta(self) -> Eta | None:
-        """Return how long the run will still take, `None` without a basis."""
+        """Return how long the run will still take, `None` without a basis; a failure is one warning and never the run's: an ETA is a guess."""
+        if self._no_eta:
+            return None
+        try:
+            return self._reckoned()
+        except Exception as error:
+            self._no_eta = True
+            self.warn("eta", f"there is no ETA, since it could not be reckoned: {type(error).__name__}: {error}")
+            return None
+
+    def _reckoned(self) -> Eta | None:
         if self._earlier is None:
             self._earlier = self._look_back() if self._look_back is not None else {}
         means = {template: total / count for template, (count, total) in self._sums.items()}

@@ -175,6 +175,7 @@ def wire(
         meter = Meter(store.folder, config, aggregator, clock, {**dict(settings.resource), "process.pid": os.getpid()}, templates, sampled=settings.sampled)
     spans = DriverSpans(recorder, plan, root_span_id=settings.run_span_id, parent_span_id=parent_span_id, start_ns=start_ns)
     spans.links.extend(resumed.links)
+    listener.warn = aggregator.warn
     parts = RunnerParts(
         plan=plan,
         decisions=decisions,

@@ -22,6 +22,7 @@ __all__ = ["decode_record", "keep_foreign", "read_record", "write_record"]
 
 _Narrow = TypeVar("_Narrow")
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\Z", re.ASCII)
+_NANOSECONDS = re.compile(r"\d{1,19}\Z", re.ASCII)
 _HEAD = re.compile(rb'\s*\{\s*"schema_version"\s*:\s*"[^"]*"\s*,\s*"exec_id"\s*:\s*"')
 _HEAD_BYTES = 4096
 _MAJOR = int(SCHEMA_VERSION.partition(".")[0])
@@ -105,10 +106,17 @@ def decode_record(path: str, content: bytes, type_: type[_Narrow]) -> _Narrow:
     version = getattr(record, "schema_version", None)
     if not isinstance(version, str):
         version = _header(content).schema_version
-    wrong = _version_refused(version)
+    wrong = _version_refused(version) or _start_refused(getattr(record, "start_time_unix_nano", None))
     if wrong:
         raise RecordError(path, wrong)
     return record
+
+
+def _start_refused(start: str | None) -> str:
+    """Return why nothing can be reckoned from a record's start, "" when it is nanoseconds (or the reader did not ask)."""
+    if start is None or _NANOSECONDS.match(start):
+        return ""
+    return f"is damaged: its start_time_unix_nano is {start[:40]!r}, which is no count of nanoseconds"
 
 
 def _header(content: bytes) -> _Header:

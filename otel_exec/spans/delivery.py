@@ -170,11 +170,15 @@ class Delivery:
         return not self._ending.wait(seconds)
 
     def _settle(self, part: Sequence[Line], answer: Answer) -> None:
-        """Note a request as acknowledged, and with it the lines before it that were refused by themselves."""
+        """Note a request as acknowledged, and with it the lines before it that were refused by themselves.
+
+        What the receiver says to have rejected is at most what it was sent.
+        """
         moves = [Move(line.file, line.end, line.count, 0, line.skipped) for line in part]
-        if answer.rejected:
+        rejected = min(answer.rejected, sum(line.count for line in part))
+        if rejected:
             last = part[-1]
-            moves.append(Move(last.file, last.end, -answer.rejected, answer.rejected))
+            moves.append(Move(last.file, last.end, -rejected, rejected))
         moves.extend(_rejected(self._set_aside))
         self._advance(moves, rejection=answer.reason or (self._why_set_aside if self._set_aside else None))
         self._set_aside = []

@@ -52,7 +52,7 @@ def of_type(annotation):
         return JSON
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
         hints = typing.get_type_hints(annotation)
-        fixed = {"schema_version": st.just(SCHEMA_VERSION)}
+        fixed = {"schema_version": st.just(SCHEMA_VERSION), "start_time_unix_nano": st.integers(0, 10**19 - 1).map(str)}
         return st.builds(annotation, **{field: fixed[field] if field in fixed else of_type(hints[field]) for field in annotation.__struct_fields__})
     simple = {str: TEXT, int: NUMBERS, float: FLOATS, bool: st.booleans(), type(None): st.none(), msgspec.UnsetType: st.just(msgspec.UNSET)}
     if annotation in simple:

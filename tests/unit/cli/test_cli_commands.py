@@ -285,3 +285,23 @@ def test_a_killed_run_lasted_until_its_last_sign_of_life(capsys):
     assert (told["outcome"], told["duration_seconds"]) == ("interrupted", 9.05)
     assert [(row["name"], row["state"], row["open_seconds"]) for row in told["left_open"]] == [("second", "running", 8.0)]
     assert next(row for row in told["wall"] if row["part"] == "executing")["duration_seconds"] == 9.0
+
+
+@pytest.mark.parametrize("start", ["", "soon", "-5", "1.5", "²", "9" * 20, "1" * 5000])
+def test_a_record_whose_start_is_no_instant_is_damaged(start, capsys):
+    """Every command says so in one line and ends with 4; the list of runs names it and shows the others."""
+    record = sample_record.running()
+    record.start_time_unix_nano = start
+    path = keep(record, number=1)
+    keep(sample_record.twelve_steps(), number=2)
+    for command in ("summary", "metrics", "status"):
+        assert main([command, path]) == 4
+        assert "start_time_unix_nano" in one_line(capsys)
+    assert main(["runs", "--width", "200"]) == 0
+    out = capsys.readouterr().out
+    assert "lm_pipeline" in out
+    assert "can't be read:" in out
+    assert main(["runs", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert "can't be read:" in err

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from otel_exec import deferred, step, versioned
 from otel_exec.driver.earlier import earlier_means
+from otel_exec.driver.live import LiveListener
 from otel_exec.plan.build import build_plan
 from otel_exec.record.encoding import encode
 from otel_exec.record.model import TemplateRecord
@@ -65,3 +68,30 @@ def test_without_earlier_runs_there_is_no_basis(tmp_path):
     assert means(tmp_path / "nowhere") == {}
     plan = build_plan([load()], prefix="memory://nowhere")
     assert earlier_means(plan, [Decision("run", "")], "memory://nowhere", not_in="") == {}
+
+
+@pytest.mark.parametrize("took", [10**400, True, -1, float("nan"), float("inf"), 1e300, None, "1"])
+def test_no_number_of_earlier_files_is_beyond_what_a_step_takes(tmp_path, took):
+    """Of outputs and of earlier runs alike: a number that is none, or longer than three decades, says nothing."""
+    assert means(tmp_path, train=Earlier(times={"duration_seconds": took})) == {}
+    if isinstance(took, int):
+        keep_run(tmp_path, "exec_new", 200, TemplateRecord("train/{n}"), content=status_of_total(took))
+        assert means(tmp_path) == ({"train/{n}": 1.0} if took is True else {})
+
+
+def status_of_total(total_ns):
+    """A status whose one template took so many nanoseconds."""
+    status = StatusRecord("1.0", "exec_new", "success", "", Progress(), templates=[TemplateRecord("train/{n}", sample_count=1, total_ns=123456789)])
+    return encode(status).replace(b"123456789", str(int(total_ns)).encode())
+
+
+def test_an_eta_that_cannot_be_reckoned_is_one_warning(tmp_path):
+    """Whatever looking back raises, the run hears nothing of it: it has no ETA, and its record a warning."""
+    plan = build_plan([load()], prefix=str(tmp_path))
+    asked, warned = [], []
+    listener = LiveListener(plan, [Decision("run", "")])
+    listener.reckons_with(1, lambda: asked.append(1) or 1 / 0)
+    listener.warn = lambda code, message: warned.append((code, message))
+    assert [listener.eta(), listener.eta()] == [None, None]
+    assert (len(asked), [code for code, _ in warned]) == (1, ["eta"])
+    assert "ZeroDivisionError" in warned[0][1]

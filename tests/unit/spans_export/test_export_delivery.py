@@ -175,3 +175,11 @@ def test_a_transport_that_breaks_is_noted(run_folder):
     _, entry = deliver(run_folder, explode)
     assert "broken transport" in entry.last_error
     assert deliver(run_folder, lambda _: OK)[1].acknowledged == 3
+
+
+def test_a_receiver_cannot_reject_more_than_it_was_sent(run_folder):
+    """However many a partial success names, as many are rejected as the request held, and what was acknowledged is never negative."""
+    write_spool(run_folder, "a", range(5))
+    _, entry = deliver(run_folder, lambda _: Answer("accepted", "no", 9_999_999))
+    assert (entry.acknowledged, entry.rejected) == (0, 5)
+    assert (entry.files["spans/a.jsonl"].acknowledged, entry.files["spans/a.jsonl"].rejected) == (0, 5)

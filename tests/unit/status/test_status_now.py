@@ -303,3 +303,15 @@ def test_tries_are_those_that_a_worker_took(tmp_path):
     status = status_now(locate(str(tmp_path / "run.json"), prefix=str(tmp_path)), NOW_NS, tasks=True)
     assert {failure.attempts for failure in status.failures if failure.node_id == step.node_id} == {tried}
     assert {row.attempts for row in status.tasks if row.task_id == step.node_id} == {tried}
+
+
+def test_a_run_whose_files_were_taken_away_does_not_start(place):
+    """Neither status nor record, and a spool that nobody writes: the run is dead, however young its journal is; while somebody writes it, it starts."""
+    os.unlink(place.record_path)
+    Journal(place.folder).close()
+    os.utime(place.folder + "/journal.jsonl", ns=(NOW_NS, NOW_NS))
+    with open(place.folder + "/spans/driver.jsonl", "wb") as spool:
+        with pytest.raises(RecordError, match="there is no such file"):
+            status_now(place, NOW_NS)
+        fcntl.flock(spool, fcntl.LOCK_EX)
+        assert status_now(place, NOW_NS).state == "running"
