@@ -209,7 +209,7 @@ class _Reader:
             protocol=protocol,
             headers=tuple(sorted(headers.items())),
             compression=self.compression(signal),
-            timeout_s=self.timeout_s(signal),
+            timeout_s=self.export_timeout_s(signal),
             certificate=self.file(signal, "CERTIFICATE"),
             client_certificate=self.file(signal, "CLIENT_CERTIFICATE"),
             client_key=self.file(signal, "CLIENT_KEY"),
@@ -244,6 +244,17 @@ class _Reader:
             self.warnings.append(f"{setting}={text} means {text} milliseconds (OpenTelemetry specification; OpenTelemetry's own Python SDK reads seconds)")
         return milliseconds / 1000
 
+    def export_timeout_s(self, signal: str) -> float:
+        """Return the seconds that one export may take: `timeout_s`, for metrics `OTEL_METRIC_EXPORT_TIMEOUT` where that is less (each: 0 means no limit)."""
+        timeout_s = self.timeout_s(signal)
+        most_s = self.metric_timeout_s() if signal == "METRICS" else 0.0
+        return min(timeout_s or most_s, most_s or timeout_s)
+
+    def metric_timeout_s(self) -> float:
+        """Return the seconds that one export of metrics may take, 0 where nothing is said."""
+        setting, text = self.text("OTEL_METRIC_EXPORT_TIMEOUT")
+        return whole(setting, text, least=0, most=_INT31) / 1000 if text else 0.0
+
     def file(self, signal: str, option: str) -> str | None:
         """Return the path of a PEM file that can be read."""
         setting, path = self.otlp(signal, option)
@@ -258,6 +269,7 @@ class _Reader:
 
         Unset, the interval is 10 s and not the specification's 60 s: runs are short.
         """
+        self.metric_timeout_s()  # nonsense is refused where nothing goes out, too
         setting, text = self.text("OTEL_METRIC_EXPORT_INTERVAL")
         milliseconds = whole(setting, text, least=100, most=_INT31) if text else 10_000
         setting, text = self.text("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")

@@ -8,6 +8,7 @@ A command's module has `parser() -> Parser` and `execute(arguments) -> int`.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ COMMANDS = {
     "replay": "send what a run's endpoints never acknowledged",
     "doctor": "what is wrong between here and a visible trace",
 }
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 _HELP = """\
 usage: otel-exec COMMAND [ARGUMENT ...]
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; default those of the process.
     """
     given = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         code = _dispatch(given)
         sys.stdout.flush()
@@ -59,7 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("a number in the run's files is beyond what any run comes to: they are damaged")
         return 4
     except OSError as error:
-        _complain(f"can't go on: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        if error.filename is None and error.errno in _FULL:  # what writes files says of which
+            _complain(f"stdout can't be written: {said[:1].lower()}{said[1:]}")
+            _reader_gone()
+        else:
+            _complain(f"can't go on: {said}")
         return 4
     except Exception as error:
         from otel_exec.errors import OtelExecError
@@ -107,8 +116,17 @@ def _complain(message: str) -> None:
     print(encodable(f"otel-exec: {text}", getattr(sys.stderr, "encoding", None) or "ascii"), file=sys.stderr)
 
 
+def _open_streams() -> None:
+    """A stream that was closed before we began (`>&-`) is `None`: what would go there goes nowhere, and no file of a run takes its number."""
+    import os
+
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False))  # noqa: SIM115  as long as the process
+
+
 def _reader_gone() -> int:
-    """The reader of our output left (`| head`): nothing is wrong, and the interpreter must not complain about it when it flushes."""
+    """Nobody takes our output any more (`| head`): the interpreter must not complain about it when it flushes."""
     import contextlib
     import os
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 import sample_record
@@ -305,3 +306,48 @@ def test_a_record_whose_start_is_no_instant_is_damaged(start, capsys):
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
     assert "can't be read:" in err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["status"],
+        ["status", "--json"],
+        ["status", "--watch"],
+        ["status", "--watch", "--json"],
+        ["runs"],
+        ["runs", "--json"],
+        ["runs", "--prune", "--keep", "1"],
+        ["summary"],
+        ["summary", "--json"],
+        ["metrics"],
+        ["metrics", "--json"],
+        ["replay"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["nothing"],
+    ],
+    ids=" ".join,
+)
+def test_a_closed_stdout_changes_no_exit_code(argv, monkeypatch, capsys):
+    """Where stdout, or stderr too, was closed before the command began it ends as it would have."""
+    keep(sample_record.twelve_steps())
+    expected = main(argv)
+    for closed in (["stdout"], ["stdout", "stderr"]):
+        with monkeypatch.context() as patch:
+            for stream in closed:
+                patch.setattr(f"sys.{stream}", None)
+            assert main(argv) == expected
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["status"], ["summary", "--json"], ["runs", "--json"]], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_named(argv, monkeypatch, capsys):
+    """One line on stderr says that it is stdout which can't be written, and the exit code is 4."""
+    keep(sample_record.twelve_steps())
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(argv) == 4
+        monkeypatch.setattr("sys.stdout", sys.__stdout__)
+    assert capsys.readouterr().err == "otel-exec: stdout can't be written: no space left on device\n"

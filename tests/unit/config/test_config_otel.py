@@ -356,10 +356,23 @@ def test_metric_options():
 
 
 @pytest.mark.parametrize(
+    ("of_export", "of_request", "seconds"), [("2500", "", 2.5), ("30000", "", 10.0), ("2500", "0", 2.5), ("0", "4000", 4.0), ("0", "0", 0.0), ("", "0", 0.0)]
+)
+def test_an_export_of_metrics_has_the_shorter_of_two_timeouts(of_export, of_request, seconds):
+    """`OTEL_METRIC_EXPORT_TIMEOUT` bounds one export of metrics, in milliseconds, where the request's own timeout is longer or none; spans keep theirs."""
+    options = otel(OTEL_EXPORTER_OTLP_ENDPOINT="http://h:4318", OTEL_METRIC_EXPORT_TIMEOUT=of_export, OTEL_EXPORTER_OTLP_TIMEOUT=of_request)
+    assert options.metrics[0].timeout_s == seconds
+    assert options.traces[0].timeout_s == (float(of_request or 10_000) / 1000)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("OTEL_METRIC_EXPORT_INTERVAL", "5s"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "soon"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "-1"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "1.5"),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "both"),
         ("OTEL_METRICS_EXEMPLAR_FILTER", "some"),
         ("OTEL_METRICS_EXPORTER", "prometheus"),
