@@ -212,7 +212,7 @@ class OpenPhase(Frame, PhaseHandle):
         )
 
 
-def open_phase(name: object, metadata: dict[str, object], node_id: str | None = None, exec_id: str | None = None) -> OpenPhase | None:
+def open_phase(name: object, metadata: dict[str, object], node_id: str | None = None, exec_id: str | None = None, *, current: bool = True) -> OpenPhase | None:
     """Open a phase under the current frame and make it current; `None` outside of a run. Never raises.
 
     Args:
@@ -220,6 +220,7 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
         metadata: attributes of its span; never changed.
         node_id: the node that it counts for, where that is not the step.
         exec_id: what the user's code calls its execution.
+        current: `False` leaves the context alone.
     """
     context = current_context()
     found: Any = context.get(FRAME_KEY)
@@ -254,15 +255,13 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
                 within.sink.own.opened(phase.span_id, outer_id, shape.name, at_ns)
             else:
                 within.sink.opened(phase.span_id, outer_id, shape.name, at_ns, node_id=shape.node_id)
-        if spanned:
-            # One copy of the context for both keys: the two setters in a row would cost four.
-            inner = context_api.Context({**context, FRAME_KEY: phase, SPAN_KEY: phase})
-            if recorder.open_spans is not None:
-                phase.slot = recorder.open_spans.open_listing(shape.listing, phase.span_id, parent, at_ns)
-        else:
-            inner = context_api.set_value(FRAME_KEY, phase, context)
+        if not spanned:
             phase.nearest = visible
-        attach_context(inner)
+        elif recorder.open_spans is not None:
+            phase.slot = recorder.open_spans.open_listing(shape.listing, phase.span_id, parent, at_ns)
+        if current:
+            # One copy of the context for both keys: the two setters in a row would cost four.
+            attach_context(context_api.Context({**context, FRAME_KEY: phase, SPAN_KEY: phase} if spanned else {**context, FRAME_KEY: phase}))
     except Exception as error:
         recorder.warn(TELEMETRY_FAILED, error)
         return None

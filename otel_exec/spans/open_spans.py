@@ -169,12 +169,16 @@ def _map(path: str, slots: int) -> mmap.mmap:
     size = (slots + 1) * _SLOT
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        os.ftruncate(fd, size)
-        memory = mmap.mmap(fd, size)
+        # Written, not sparse: a full disk is told now, not by a SIGBUS when the first span opens.
+        image = _MAGIC.ljust(size, b"\0")
+        while image:
+            image = image[os.write(fd, image) :]
+        return mmap.mmap(fd, size)
+    except BaseException:
+        os.unlink(path)
+        raise
     finally:
         os.close(fd)
-    memory[: len(_MAGIC)] = _MAGIC
-    return memory
 
 
 def listing(kind: str, name: str, node_id: str) -> bytes:

@@ -176,7 +176,7 @@ class Phase:
         """Return `function` timed: a def, async def, generator or async generator function, a static or class method."""
         name = name_of(function) if self._name is None else self._name
         metadata, node_id, exec_id = self._metadata, self._node_id, self._exec_id
-        return wrap(function, lambda _args, _kwargs: _begin(name, metadata, node_id, exec_id))
+        return wrap(function, lambda _args, _kwargs, *, current=True: _begin(name, metadata, node_id, exec_id, current=current))
 
     def _current(self) -> OpenPhase | None:
         """Return the entry that belongs to the code that calls: the innermost one that its context is inside of."""
@@ -222,7 +222,7 @@ class Timed:
         """Return `function` timed."""
         name = name_of(function) if self._name is None else self._name
         node_id_in, exec_id_in = _finder(function, self._node_id_param), _finder(function, self._exec_id_param)
-        return wrap(function, lambda args, kwargs: _begin(name, {}, node_id_in(args, kwargs), exec_id_in(args, kwargs)))
+        return wrap(function, lambda args, kwargs, *, current=True: _begin(name, {}, node_id_in(args, kwargs), exec_id_in(args, kwargs), current=current))
 
 
 def _finder(function: object, param: str) -> Callable[[tuple[Any, ...], dict[str, Any]], object]:
@@ -248,12 +248,12 @@ def _finder(function: object, param: str) -> Callable[[tuple[Any, ...], dict[str
     return find
 
 
-def _begin(name: object, metadata: dict[str, object], node_id: object, exec_id: object) -> OpenPhase | OutsidePhase | None:
+def _begin(name: object, metadata: dict[str, object], node_id: object, exec_id: object, *, current: bool = True) -> OpenPhase | OutsidePhase | None:
     """Open a phase: in the run that the code is in; else, where an execution is named, outside; else `None`. Never raises."""
     if node_id is None and exec_id is None:
-        return open_phase(name, metadata)
+        return open_phase(name, metadata, current=current)
     node, execution = sanitise.identifier(node_id), sanitise.identifier(exec_id)
-    opened = open_phase(name, metadata, node or None, execution or None)
+    opened = open_phase(name, metadata, node or None, execution or None, current=current)
     if opened is None and execution and current_scope() is None:
         return OutsidePhase(execution, node, sanitise.name(name))
     return opened

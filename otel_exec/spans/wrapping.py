@@ -2,6 +2,8 @@
 
 What comes in: a function and `begin(args, kwargs)`, which opens a phase or returns `None`. What goes out: a function that behaves as the one that came in.
 A generator is timed while its own code runs: each resumption is one occurrence, what its consumer does between two is not counted.
+What it does when it is closed is one too, which never becomes the current phase: the garbage collector may close it in the midst of anything, and a context
+variable that is set then, while another is being set, ends the process (CPython).
 Never raises anything of its own. Imports no OpenTelemetry.
 """
 
@@ -20,15 +22,20 @@ __all__ = ["Begin", "Opened", "name_of", "plain_function", "wrap"]
 _F = TypeVar("_F")
 
 
+class Begin(Protocol):
+    """What opens a phase."""
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], /, *, current: bool = True) -> Opened | None:
+        """Open one for a call with these arguments, or return `None`. `current`: make it the one that the code is in."""
+        ...
+
+
 class Opened(Protocol):
     """A phase that is open."""
 
     def close(self, error: BaseException | None) -> None:
         """End it with the exception that ended it, or `None`. Never raises. Once."""
         ...
-
-
-Begin = Callable[[tuple[Any, ...], dict[str, Any]], Opened | None]
 
 
 def plain_function(function: object) -> Callable[..., Any]:
@@ -110,7 +117,7 @@ def _generator(function: Callable[..., Any], begin: Begin) -> Callable[..., Any]
                 given = yield item
                 resume = inner.send
             except GeneratorExit:
-                _shut(inner, begin(args, kwargs))
+                _shut(inner, begin(args, kwargs, current=False))
                 raise
             except BaseException as error:
                 resume, given = inner.throw, error

@@ -123,3 +123,19 @@ def test_a_name_that_no_disk_takes_is_said(tmp_path):
     _, err = run.communicate(timeout=60)
     assert run.returncode == 4
     assert "file name too long" in err
+
+
+@pytest.mark.skipif(not MOUNTS, reason="mounting takes root on Linux")
+def test_a_disk_that_is_full_when_spans_open_ends_no_process(tmp_path):
+    """A table of open spans that finds no room lists nothing and leaves no file; no store into mapped memory ends the process by SIGBUS."""
+    program = (
+        "import sys\n"
+        "from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable\n"
+        "table = OpenSpanTable(sys.argv[1], 'w')\n"
+        "print([table.open(OpenEntry('a' * 16, '', 'phase', 'n' * 90, 'm' * 90, 1)) for _ in range(100)] == [-1] * 100)\n"
+    )
+    with mounted(tmp_path / "disk", "size=96k"):
+        (tmp_path / "disk" / "ballast").write_bytes(b"x" * 80_000)
+        done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "disk")], capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+        assert os.listdir(tmp_path / "disk") == ["ballast"]

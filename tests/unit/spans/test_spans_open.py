@@ -115,3 +115,10 @@ def test_a_forked_child_leaves_its_parents_table_alone(tmp_path):
         os._exit(0 if table.open(entry(2)) == -1 else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert table.entries() == [entry(1)]
+
+
+def test_its_blocks_are_allocated_when_it_is_made(tmp_path):
+    """No store into the table can find the disk full, which would be a SIGBUS: every block of its file is there from the start."""
+    table = OpenSpanTable(str(tmp_path), "w")
+    found = os.stat(table.path)
+    assert found.st_blocks * 512 >= found.st_size > 0

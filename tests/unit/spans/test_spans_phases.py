@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 
 import pytest
+from opentelemetry import context as context_api
 from opentelemetry import trace
 
 from otel_exec.aggregate.task_fold import TaskFold, fold_task
@@ -211,6 +212,28 @@ def test_a_generator_closed_early_is_no_failure(run):
     generator.close()
     assert cleaned == [True]
     assert [span.status for span in run.spans] == [0, 0]
+
+
+def test_a_generator_that_is_closed_leaves_the_context_alone(run):
+    """What a timed generator does when it is closed is an occurrence that is never the current phase: the collector may close it while the context changes."""
+    seen = []
+
+    @phase("produce")
+    def produce():
+        seen.append(current_span_id())
+        try:
+            yield 1
+        finally:
+            seen.append(current_span_id())
+
+    generator = produce()
+    next(generator)
+    before = context_api.get_current()
+    generator.close()
+    assert context_api.get_current() is before
+    first, last = run.spans
+    assert seen == [first.span_id, current_span_id()]
+    assert last.span_id != first.span_id
 
 
 def test_async_generators_and_async_blocks_are_timed(run):
