@@ -312,7 +312,8 @@ class _Attempt:
                 message=(self.error.message or "interrupted") if self.error is not None else "",
             )
         )
-        self._write_spans()
+        if not guard.abandoned:
+            self._write_spans()
         if context.recorder.open_spans is not None:
             context.recorder.open_spans.close(slot)
 
