@@ -14,6 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from otel_exec.guarded_log import warn
 from otel_exec.semconv import NODES_ROW, OTHERS_ROW
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def say_dropped(exec_id: str | None) -> None:
     global _said
     if exec_id is not None and not _said:
         _said = True
-        _log.warning("timing_collector holds %d execution ids and forgets the oldest ones, first %s: pop() what was read", MAX_IDS, exec_id)
+        warn(_log, "timing_collector holds %d execution ids and forgets the oldest ones, first %s: pop() what was read", MAX_IDS, exec_id)
 
 
 class TimingCollector:

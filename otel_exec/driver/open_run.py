@@ -23,6 +23,7 @@ from otel_exec.driver.joining import joined_here
 from otel_exec.driver.keeper import Keeper, exported
 from otel_exec.driver.wiring import first_half, settle_in, spool_of
 from otel_exec.errors import OtelExecError
+from otel_exec.guarded_log import warn
 from otel_exec.record.model import EXECUTION, ExecutorRecord
 from otel_exec.record.run_store import JournalLine
 from otel_exec.record.status_model import OpenRecord
@@ -57,7 +58,7 @@ def begin(config: Config, experiment: Experiment, *, alias: str | None) -> OpenR
         settings, store = settle_in(config, experiment, clock, ids)
         return OpenRun(config, experiment, settings, store, clock, ids, alias)
     except (OtelExecError, OSError) as error:
-        _log.warning("%s is not recorded, the program goes on: %s", experiment.name, error)
+        warn(_log, "%s is not recorded, the program goes on: %s", experiment.name, error)
         if store is not None:
             store.discard()
         return None
@@ -150,7 +151,7 @@ class OpenRun:
             self._recorder.finish([task, run])
             self._finished = [task, run]
         except Exception as problem:
-            _log.warning("the end of %s could not be recorded: %s", self._name, problem)
+            warn(_log, "the end of %s could not be recorded: %s", self._name, problem)
 
     def settle(self) -> None:
         """Write the record and give the exporter its time, once the block was left. From any thread; never raises."""
@@ -176,7 +177,7 @@ class OpenRun:
         try:
             closing()
         except Exception as problem:
-            _log.warning("the record of %s may not be whole: %s", self._name, problem)
+            warn(_log, "the record of %s may not be whole: %s", self._name, problem)
 
     def _fold_ends(self) -> None:
         self._end_ns = self._clock.now_ns()  # after what other threads of the block still told
@@ -212,7 +213,7 @@ class OpenRun:
             self._keeper.end(export)
             left = export.spans - export.spans_acknowledged - export.spans_rejected
             if left:
-                _log.warning("%s of %s spans of %s did not get out; otel-exec replay %s sends them", left, export.spans, self._name, self._store.run_folder)
+                warn(_log, "%s of %s spans of %s did not get out; otel-exec replay %s sends them", left, export.spans, self._name, self._store.run_folder)
 
     def _beat(self) -> None:
         """Until the block has ended: bring finished spans from memory to the spool's file, where the exporter sees them, and keep the status up to date."""

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 from otel_exec.config_values import flag
 from otel_exec.errors import ConfigError
+from otel_exec.guarded_log import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from otel_exec.spans.timing_log import LogLines
 
 __all__ = ["LOGGER", "TIMING", "OutsidePhase", "PhaseHandle", "send_to"]
 
@@ -26,6 +29,7 @@ _log = logging.getLogger("otel_exec.spans")
 
 _collect: Callable[[str, str, str, int], object] | None = None
 _asked = False
+_lines: LogLines | None = None
 _complained = False
 
 
@@ -60,28 +64,28 @@ class OutsidePhase(PhaseHandle):
                 _collect(*self._row, duration_ns)
             if not _asked:
                 _set_up()
-            if _timing.level and _timing.isEnabledFor(TIMING):
+            if _lines is not None or (_timing.level and _timing.isEnabledFor(TIMING)):
                 from otel_exec.spans.timing_log import say
 
-                say(*self._row, duration_ns, failed=error is not None and not isinstance(error, GeneratorExit))
+                say(*self._row, duration_ns, failed=error is not None and not isinstance(error, GeneratorExit), lines=_lines)
         except Exception as problem:
             _complain(problem)
 
 
 def _set_up() -> None:
     """Log to stderr where `OTEL_EXEC_TIMING` says so: asked once, when the first phase has ended."""
-    global _asked
+    global _asked, _lines
     _asked = True
     word = os.environ.get("OTEL_EXEC_TIMING", "").strip()
     try:
         wanted = bool(word) and flag("OTEL_EXEC_TIMING", word)
     except ConfigError as error:
-        _log.warning("%s", error)
+        warn(_log, "%s", error)
         return
     if wanted:
         from otel_exec.spans.timing_log import log_outside
 
-        log_outside()
+        _lines = log_outside()
 
 
 def _complain(problem: Exception) -> None:
@@ -89,7 +93,4 @@ def _complain(problem: Exception) -> None:
     global _complained
     if not _complained:
         _complained = True
-        try:
-            _log.warning("a phase outside of a run could not be collected, the program goes on: %s", problem)
-        except Exception:
-            return
+        warn(_log, "a phase outside of a run could not be collected, the program goes on: %s", problem)

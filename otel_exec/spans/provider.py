@@ -15,6 +15,7 @@ from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.trace import NoOpTracer, ProxyTracerProvider, Tracer, TracerProvider
 
+from otel_exec.guarded_log import warn
 from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.scope import frame_of
 
@@ -44,7 +45,7 @@ def install_global() -> bool:
                 current = trace.get_tracer_provider()
             return isinstance(current, ScopeProvider)
     except Exception as error:
-        _log.warning("spans of the user's own can't join the run: %s", error)
+        warn(_log, "spans of the user's own can't join the run: %s", error)
         return False
 
 
@@ -103,7 +104,7 @@ class _ScopeTracer(Tracer):
             if self._real is None:
                 self._real = self._provider.sdk().get_tracer(*self._identity)
         except Exception as error:
-            _log.warning("spans of the user's own can't join the run: %s", error)
+            warn(_log, "spans of the user's own can't join the run: %s", error)
             return _NOTHING
         return self._real
 
@@ -128,7 +129,7 @@ def instrument_threads() -> bool:
                 _threads_are_ours = True
                 return True
     except Exception as error:
-        _log.warning("threads don't carry the run's context: %s", error)
+        warn(_log, "threads don't carry the run's context: %s", error)
     return False
 
 
@@ -177,4 +178,4 @@ def uninstrument_threads() -> None:
             ThreadingInstrumentor().uninstrument()
             _threads_are_ours = False
     except Exception as error:
-        _log.warning("threads still carry a run's context: %s", error)
+        warn(_log, "threads still carry a run's context: %s", error)

@@ -10,6 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from otel_exec.guarded_log import warn
 from otel_exec.spans.otlp_json import merge
 from otel_exec.spans.spool import decode_line
 from otel_exec.spans.spool_follower import SpoolFollower
@@ -55,7 +56,7 @@ class SpoolTail:
         self._thread.join()
         self._look()
         if self.skipped or self.failed > 1:
-            _log.warning("of the spool, %d lines were no spans, and %d spans could not be taken", self.skipped, self.failed)
+            warn(_log, "of the spool, %d lines were no spans, and %d spans could not be taken", self.skipped, self.failed)
 
     def _follow(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
@@ -67,7 +68,7 @@ class SpoolTail:
             try:
                 batch = self._follower.batch()
             except Exception as error:  # the spool's folder may be on anything
-                _log.warning("the spool could not be read: %s", error)
+                warn(_log, "the spool could not be read: %s", error)
                 return
             for line in batch.lines:
                 self._give(line)
@@ -90,4 +91,4 @@ class SpoolTail:
             except Exception as error:  # telemetry never changes an outcome
                 self.failed += 1
                 if self.failed == 1:
-                    _log.warning("a span of the spool could not be taken: %s", error, exc_info=error)
+                    warn(_log, "a span of the spool could not be taken: %s", error, exc_info=error)

@@ -378,3 +378,24 @@ def test_spans_are_exported_live(receiver, monkeypatch):
     assert record.export.spans == record.export.spans_acknowledged == 12
     assert set(receiver.counts().values()) == {1}
     assert len(receiver.counts()) == 12
+
+
+def test_logging_of_the_users_that_raises_reaches_nobody(monkeypatch, tmp_path):
+    """A filter, a handler or a record factory of the user's that raises on our warnings changes nothing, at the beginning or at the end of a block."""
+
+    class Raises(logging.Handler):
+        def handle(self, record):
+            raise ValueError("on purpose")
+
+    def fails(*_):
+        raise RuntimeError("to be warned of")
+
+    monkeypatch.setattr(logging.root, "handlers", [Raises()])
+    (tmp_path / "file").write_text("")
+    with execution("my-app", prefix=str(tmp_path / "file")):
+        pass
+    opened = begin(configuration.resolve({}, os.environ), experiment_of("my-app", None, []), alias="w")
+    monkeypatch.setattr(opened, "_say_ended", fails)
+    opened._entered.callback(fails)
+    opened.close(None)
+    assert read_run("w").outcome == "success"
