@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from otel_exec.config_values import address, join_url, mask_url, number, one_of, pairs, whole
 from otel_exec.errors import ConfigError
-from otel_exec.secrets import MASK
+from otel_exec.secrets import MASK, redact
 from otel_exec.traceparent import parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EXEMPLAR_FILTERS", "PROTOCOLS", "SAMPLERS", "TEMPORALITIES", "Endpoint", "OtelSettings", "read_otel"]
+__all__ = ["EXEMPLAR_FILTERS", "HEADER_NAME", "PROTOCOLS", "SAMPLERS", "TEMPORALITIES", "Endpoint", "OtelSettings", "read_otel"]
 
 PROTOCOLS = ("grpc", "http/protobuf", "http/json")
 SAMPLERS = ("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio")
@@ -28,7 +28,7 @@ TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 EXEMPLAR_FILTERS = ("trace_based", "always_on", "always_off")
 _EXPORTERS = ("otlp", "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage")
-_HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 _INT31 = 2**31 - 1
 
 
@@ -53,6 +53,10 @@ class Endpoint:
     def shown(self) -> str:
         """The address without secrets: what is printed, recorded, and names the endpoint in `export.json`."""
         return mask_url(self.url)
+
+    def redact(self, text: str) -> str:
+        """Return what a receiver said without the values of the headers that it was sent."""
+        return redact(text, (value for _, value in self.headers))
 
     def __repr__(self) -> str:
         return f"Endpoint({self.shown!r}, {self.protocol!r})"
@@ -220,7 +224,7 @@ class _Reader:
         setting, text = self.otlp(signal, "HEADERS")
         found = {name.lower(): value for name, value in pairs(setting, text, secret=True).items()}
         for name, value in found.items():
-            if not _HEADER_NAME.match(name) or not value.isascii() or not (value.isprintable()):
+            if not HEADER_NAME.match(name) or not value.isascii() or not (value.isprintable()):
                 raise ConfigError(
                     setting, MASK, "headers as key=value pairs with commas between them: names of letters, digits and dashes, printable ASCII values"
                 )

@@ -8,16 +8,20 @@ A field is a secret by the words of its name, split at `_`, other punctuation an
 
 from __future__ import annotations
 
+import base64
+import binascii
 import functools
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-__all__ = ["MASK", "is_secret_field", "mask"]
+__all__ = ["MASK", "is_secret_field", "mask", "redact"]
 
 MASK: Final = "***"
 
+# What is shorter is taken for a secret only where it stands as a word: a tenant called `a` is not in every sentence.
+_ANYWHERE: Final = 6
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS: Final = frozenset(
@@ -78,3 +82,30 @@ def mask(tree: Any) -> Any:
             return tree
         return items if isinstance(tree, list) else tuple(items)
     return tree
+
+
+def redact(text: str, values: Iterable[str]) -> str:
+    """Return somebody else's text without the values of headers that we sent: receivers like to repeat them.
+
+    Args:
+        text: what is to be shown.
+        values: the headers' values; the part after a scheme's word (`Bearer x`) and what `Basic` stands for are hidden, too.
+    """
+    for word in sorted({word for value in values for word in _parts(value)}, key=len, reverse=True):
+        if word in text:
+            around = ("", "") if len(word) >= _ANYWHERE else (r"(?<!\w)", r"(?!\w)")
+            text = re.sub(around[0] + re.escape(word) + around[1], MASK, text)
+    return text
+
+
+def _parts(value: str) -> list[str]:
+    """Return what of a header's value is not to be shown."""
+    scheme, _, rest = value.strip().partition(" ")
+    found = [value.strip(), rest.strip()]
+    if scheme.lower() == "basic":
+        try:
+            pair = base64.b64decode(rest.strip(), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            pair = ""
+        found += [pair, pair.partition(":")[2]]
+    return [each for each in found if each]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from otel_exec import __version__
 from otel_exec import config as configuration
 from otel_exec.cli.parser import Parser, positive
+from otel_exec.config_otel import HEADER_NAME
 from otel_exec.config_values import mask_url, number
 from otel_exec.errors import ConfigError
 from otel_exec.report.table import Column, Entry, Fact, Section, Table
@@ -41,7 +42,7 @@ _OTLP = tuple(f"OTEL_EXPORTER_OTLP_{signal}{option}" for option in _OPTIONS for 
 _SPOKEN_OF = (
     *(name for name in _OTLP if "LOGS_" not in name),
     *("OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG", "OTEL_SERVICE_NAME"),
-    *("OTEL_EXEC_TRACE_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"),
+    *("OTEL_EXEC_TRACE_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy"),
 )
 _PACKAGES = ("opentelemetry-sdk", "opentelemetry-proto", "grpcio", "urllib3", "ray")
 _SIGNS = {"ok": "ok", "wrong": "WRONG", "note": "note", "skipped": "-"}
@@ -161,10 +162,16 @@ def _versions() -> str:
 def _shown(name: str, value: str) -> str:
     """Return a variable's value without secrets: of headers there are only names."""
     if name.endswith("_HEADERS"):
-        return ",".join(f"{pair.partition('=')[0].strip()}={MASK}" for pair in value.split(",") if pair.strip())
-    if name.endswith(("_ENDPOINT", "_URL", "_PROXY")):
+        return ",".join(_header(part) for part in value.split(",") if part.strip())
+    if name.upper().endswith(("_ENDPOINT", "_URL", "_PROXY")):
         return mask_url(value.strip(), all_queries=not name.endswith("_URL"))
     return value.strip()
+
+
+def _header(part: str) -> str:
+    """Return a header's name, where it is one: what else stands between two commas may be the rest of a secret, base64 with its `=` too."""
+    name, _, value = part.partition("=")
+    return f"{name.strip()}={MASK}" if HEADER_NAME.match(name.strip()) and value.strip("= ") else MASK
 
 
 def _mistyped(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

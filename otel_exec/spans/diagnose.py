@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +17,8 @@ from otel_exec.spans.find_again import clock_of, find_trace, query_base
 from otel_exec.spans.ids import IdGenerator
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.otlp_json import parse_line
-from otel_exec.spans.reach import Finding, find_port, find_tls, host_and_port, resolve_name, speaks_tls
+from otel_exec.spans.proxies import grpc_proxy, http_proxy
+from otel_exec.spans.reach import Finding, find_port, find_tls, resolve_name, speaks_tls
 from otel_exec.spans.signal import Signal
 from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.transport import Answer, open_transport
@@ -52,17 +52,18 @@ def diagnose(endpoint: Endpoint, query: str | None, *, timeout_s: float = 5.0, w
     """
     endpoint = replace(endpoint, timeout_s=min(endpoint.timeout_s or timeout_s, timeout_s))
     parts = urlsplit(endpoint.url)
-    proxy = _proxy(parts.scheme, parts.hostname or "")
+    by_grpc = endpoint.protocol == "grpc"
+    proxy = (grpc_proxy if by_grpc else http_proxy)(endpoint.url)
     address = None
     if proxy:
         yield Finding(
             "proxy",
             "note",
             f"requests go through the proxy {mask_url(proxy)}, so name, port and TLS of the receiver are not tried",
-            f"for a receiver nearby set NO_PROXY={parts.hostname}",
+            f"for a receiver nearby set {'no_grpc_proxy' if by_grpc else 'NO_PROXY'}={parts.hostname}",
         )
     else:
-        host, port = host_and_port(parts.netloc, parts.scheme)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         finding, addresses = resolve_name(host, port)
         yield finding
         if not addresses:
@@ -88,9 +89,9 @@ def diagnose(endpoint: Endpoint, query: str | None, *, timeout_s: float = 5.0, w
     if query is None:
         yield Finding("found again", "skipped", "no query address is known", "give --query http://localhost:16686, or set OTEL_EXEC_TRACE_URL")
     else:
-        finding, clock = _find_again(query, trace_id, span_id, wait_s)
+        finding, clock = _find_again(query, trace_id, span_id, wait_s, timeout_s)
         yield finding
-    yield _clocks(clock or (None if endpoint.protocol == "grpc" else clock_of(endpoint.url, certificate=endpoint.certificate)))
+    yield _clocks(clock or (None if endpoint.protocol == "grpc" else clock_of(endpoint.url, certificate=endpoint.certificate, timeout_s=timeout_s)))
 
 
 def takes_metrics(endpoint: Endpoint, timeout_s: float = 5.0) -> Finding:
@@ -101,11 +102,6 @@ def takes_metrics(endpoint: Endpoint, timeout_s: float = 5.0) -> Finding:
     return Finding(
         "metrics", "note", f"metrics are not taken: {answer.reason}", "send to a Collector, which has a place for them, or set OTEL_METRICS_EXPORTER=none"
     )
-
-
-def _proxy(scheme: str, host: str) -> str | None:
-    """Return the proxy that the environment names for an address."""
-    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies_environment().get(scheme)
 
 
 def _ask(endpoint: Endpoint, lines: Sequence[ExportLine] = _NOTHING) -> Answer:
@@ -199,7 +195,7 @@ def _send_span(endpoint: Endpoint) -> tuple[str, str, Finding]:
     return trace_id, span_id, Finding("test span", "wrong", f"the receiver would not have a span: {answer.reason or 'it gave no reason'}")
 
 
-def _find_again(query: str, trace_id: str, span_id: str, wait_s: float) -> tuple[Finding, Clock | None]:
+def _find_again(query: str, trace_id: str, span_id: str, wait_s: float, timeout_s: float) -> tuple[Finding, Clock | None]:
     base = query_base(query)
     shown = mask_url(query, all_queries=False)
     if base is None:
@@ -209,7 +205,7 @@ def _find_again(query: str, trace_id: str, span_id: str, wait_s: float) -> tuple
             f"{shown} is the address of a page, from which that of an API can't be told",
             "give --query, the address of Jaeger or Tempo",
         ), None
-    found = find_trace(base, trace_id, span_id, wait_s)
+    found = find_trace(base, trace_id, span_id, wait_s, timeout_s=timeout_s)
     if found.spans == 1:
         return Finding("found again", "ok", f"{found.backend} has the span, at {mask_url(base)}"), found.clock
     if found.spans:

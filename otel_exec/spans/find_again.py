@@ -2,7 +2,8 @@
 
 What comes in: the address and the ids of what was sent. What goes out: how many of its spans were found, or why that can't be known.
 
-Source: Jaeger 2.20, `GET /api/traces/{id}` (`data[].spans[].spanID`); Tempo 3.0, `GET /api/traces/{id}` (OTLP/JSON under `batches`, ids in base64).
+Source: Jaeger 2.20, `GET /api/traces/{id}` (`data[].spans[].spanID`, `errors` where there is none); Tempo 3.0,
+`GET /api/traces/{id}` (OTLP/JSON under `batches`, ids in base64; an empty 404 where there is none).
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from __future__ import annotations
 import base64
 import binascii
 import email.utils
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import urllib3
+
+from otel_exec.config_values import address, join_url, mask_url
+from otel_exec.errors import ConfigError
+from otel_exec.secrets import redact
+from otel_exec.spans.transport_http import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +31,8 @@ __all__ = ["Clock", "Found", "clock_of", "find_trace", "query_base"]
 
 _PLACEHOLDER = "{trace_id}"
 _PAUSE_S = 0.25
+# The trace that is looked for has one span.
+_MAX_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,38 +65,97 @@ def query_base(address: str) -> str | None:
     return base if not rest.partition("?")[0] and _PLACEHOLDER not in base else None
 
 
-def find_trace(base: str, trace_id: str, span_id: str, wait_s: float, *, pause: Callable[[float], None] = time.sleep) -> Found:
-    """Ask until the span is there, or for `wait_s` seconds: receivers batch, so it may take a moment. Never raises."""
+def find_trace(base: str, trace_id: str, span_id: str, wait_s: float, *, timeout_s: float = 5.0, pause: Callable[[float], None] = time.sleep) -> Found:
+    """Ask until the span is there, or for `wait_s` seconds: receivers batch, so it may take a moment. Never raises.
+
+    Args:
+        base: the address below which traces are asked for; its user and password go into a header and are never told.
+        trace_id: the trace that is asked for, hex.
+        span_id: the span that is looked for in it, hex.
+        wait_s: how long it is looked for.
+        timeout_s: what one answer may take, to its last byte.
+        pause: waits between two questions.
+    """
+    try:
+        parts = address("--query", base)
+    except ConfigError as error:
+        return Found(0, reason=f"{error.value} is no address; accepted: {error.accepted}")
+    url = join_url(parts.scheme or "http", parts.netloc, f"{parts.path.rstrip('/')}/api/traces/{trace_id}", parts.query)
+    headers = {"accept": "application/json"} | ({"authorization": parts.authorization} if parts.authorization else {})
     deadline = time.monotonic() + wait_s
-    with urllib3.PoolManager(num_pools=1, retries=False, timeout=urllib3.Timeout(total=5.0)) as pool:
-        while True:
-            found = _ask(pool, f"{base}/api/traces/{trace_id}", span_id)
-            if found.spans or (found.reason and not found.backend) or time.monotonic() >= deadline:
-                return found
-            pause(_PAUSE_S)
+    while True:
+        found = _judge(mask_url(url), _get(url, headers, timeout_s), span_id)
+        if found.spans or (found.reason and not found.backend) or time.monotonic() >= deadline:
+            return replace(found, reason=redact(found.reason, (parts.authorization,)))
+        pause(_PAUSE_S)
 
 
-def _ask(pool: urllib3.PoolManager, url: str, span_id: str) -> Found:
-    begun = time.time()
+def _judge(shown: str, reply: _Reply | str, span_id: str) -> Found:
+    """Return what an answer says of the span; `shown` is the address without secrets."""
+    if isinstance(reply, str):
+        return Found(0, reason=f"{shown}: {reply}")
+    clock = _clock(reply.date, reply.begun, reply.ended)
+    if len(reply.body) > _MAX_ANSWER_BYTES:
+        return Found(0, reason=f"{shown} answers with more than {_MAX_ANSWER_BYTES >> 20} MiB for a trace of one span", clock=clock)
     try:
-        response = pool.request("GET", url, headers={"accept": "application/json"}, redirect=False)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        refused = "Connection refused" in str(error)
-        return Found(0, reason=f"{urlsplit(url).netloc} {'takes no connections: nothing listens there' if refused else f'does not answer ({error})'}"[:300])
-    clock = _clock(response.headers.get("date", ""), begun, time.time())
-    try:
-        content = msgspec.json.decode(response.data)
+        content = msgspec.json.decode(reply.body)
     except msgspec.DecodeError:
         content = None
-    if response.status == 404:  # Jaeger says so in JSON, Tempo in plain text; a web server with a page
-        page = response.headers.get("content-type", "").startswith("text/html")
-        return Found(0, "" if page else "the query address", f"{url} is not there (404)", clock)
-    if response.status != 200 or not isinstance(content, dict):
-        what = "a web page" if response.status == 200 else f"{response.status}"
-        return Found(0, reason=f"{url} answers with {what}: is it the address of Jaeger's or Tempo's API?", clock=clock)
+    backend = _backend(content)
+    if reply.status == 404:  # Jaeger says so in its usual JSON, Tempo without a word; a web server with a page or a sentence
+        return Found(0, backend or ("" if reply.body.strip() else "Tempo"), f"{shown} is not there (404)", clock)
+    if reply.status != 200 or not backend:
+        what = f"{reply.status}" if reply.status != 200 else "a web page" if content is None else "JSON of another kind"
+        return Found(0, reason=f"{shown} answers with {what}: is it the address of Jaeger's or Tempo's API?", clock=clock)
     ids = list(_span_ids(content))
-    backend = "Jaeger" if "data" in content else "Tempo"
     return Found(ids.count(span_id), backend, "" if span_id in ids else "the answer does not hold it", clock)
+
+
+def _backend(content: Any) -> str:
+    """Return whose answer it is by its keys, "" where it is neither's."""
+    if not isinstance(content, dict):
+        return ""
+    if not content.keys().isdisjoint(("data", "errors")):
+        return "Jaeger"
+    return "" if content.keys().isdisjoint(("batches", "resourceSpans", "trace")) else "Tempo"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """An answer; `body` is cut a byte after what an answer may hold. Units: `begun` and `ended` seconds since the epoch."""
+
+    status: int
+    date: str
+    body: bytes
+    begun: float
+    ended: float
+
+
+def _get(url: str, headers: dict[str, str], timeout_s: float, *, whole: bool = True, **options: Any) -> _Reply | str:
+    """Return the answer to a GET, or in a sentence why there is none within `timeout_s`, whatever is sent until then, and however slowly.
+
+    Timeouts of sockets begin anew with each byte, so the request has a thread of its own, which is left behind when the time is over.
+    """
+    found: list[_Reply | str] = []
+    thread = threading.Thread(target=lambda: found.append(_ask(url, headers, timeout_s, whole=whole, **options)), name="otel-exec-doctor", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return found[0] if found else f"no whole answer within {timeout_s:g} s"
+
+
+def _ask(url: str, headers: dict[str, str], timeout_s: float, *, whole: bool, **options: Any) -> _Reply | str:
+    with urllib3.PoolManager(num_pools=1, retries=False, timeout=urllib3.Timeout(total=timeout_s), **options) as pool:
+        begun = time.time()
+        try:
+            response = pool.request("GET", url, headers=headers, redirect=False, preload_content=False)
+            ended = time.time()
+            try:
+                body = response.read(_MAX_ANSWER_BYTES + 1, decode_content=True) if whole else b""
+            finally:
+                response.close()
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            return sentence(error, timeout_s)
+        return _Reply(response.status, response.headers.get("date", ""), body, begun, ended)
 
 
 def _span_ids(content: dict[str, Any]) -> Iterator[str]:
@@ -112,16 +179,11 @@ def _hex(text: str) -> str:
         return ""
 
 
-def clock_of(url: str, *, certificate: str | None = None) -> Clock | None:
-    """Return how far the clock of an HTTP server is from ours, `None` where it does not tell. Never raises."""
+def clock_of(url: str, *, certificate: str | None = None, timeout_s: float = 5.0) -> Clock | None:
+    """Return how far the clock of an HTTP server is from ours, `None` where it does not tell within `timeout_s`. Never raises."""
     options: dict[str, Any] = {"ca_certs": certificate} if url.startswith("https:") else {}
-    with urllib3.PoolManager(num_pools=1, retries=False, timeout=urllib3.Timeout(total=5.0), **options) as pool:
-        begun = time.time()
-        try:
-            response = pool.request("GET", url, redirect=False)
-        except (urllib3.exceptions.HTTPError, ValueError):
-            return None
-        return _clock(response.headers.get("date", ""), begun, time.time())
+    reply = _get(url, {}, timeout_s, whole=False, **options)
+    return None if isinstance(reply, str) else _clock(reply.date, reply.begun, reply.ended)
 
 
 def _clock(date: str, begun: float, ended: float) -> Clock | None:

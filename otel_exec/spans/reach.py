@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from otel_exec.config import Endpoint
 
-__all__ = ["Finding", "find_port", "find_tls", "host_and_port", "resolve_name", "speaks_tls"]
+__all__ = ["Finding", "find_port", "find_tls", "resolve_name", "speaks_tls"]
 
 _OTHER_PORTS = {4317: 4318, 4318: 4317}
 _OTHER_MEANS = {4317: "OTLP over gRPC", 4318: "OTLP over HTTP"}
@@ -36,14 +36,6 @@ class Finding:
     verdict: Literal["ok", "wrong", "note", "skipped"]
     said: str
     to_do: str = ""
-
-
-def host_and_port(netloc: str, scheme: str) -> tuple[str, int]:
-    """Return the host and the port of an address; the port that its scheme stands for where it has none."""
-    host, _, port = netloc.rpartition(":")
-    if not host or not port.isdigit():
-        host, port = netloc, "443" if scheme == "https" else "80"
-    return host.strip("[]"), int(port)
 
 
 def resolve_name(host: str, port: int) -> tuple[Finding, Sequence[tuple[str, int]]]:

@@ -55,6 +55,7 @@ class GrpcTransport:
         parts = urlsplit(endpoint.url)
         target = parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
         self._shown = endpoint.shown
+        self._redact = endpoint.redact
         self._timeout_s = endpoint.timeout_s
         self._metadata = endpoint.headers or None
         self._compression = grpc.Compression.Gzip if endpoint.compression == "gzip" else grpc.Compression.NoCompression
@@ -76,7 +77,7 @@ class GrpcTransport:
         except grpc.RpcError as error:
             return self._answer(error)
         rejected, message = partial_success(response)
-        return Answer("accepted", f"{self._shown}: {message}" if message else "", rejected)
+        return Answer("accepted", f"{self._shown}: {self._redact(message)}" if message else "", rejected)
 
     def close(self) -> None:
         """See `Transport`."""
@@ -84,7 +85,7 @@ class GrpcTransport:
 
     def _answer(self, error: Any) -> Answer:
         code = error.code()
-        detail = " ".join(str(error.details() or "").split())
+        detail = " ".join(self._redact(str(error.details() or "")).split())
         said = f"{self._shown} answers {code.name}{f' ({detail[:200]})' if detail else ''}"
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return Answer("content", said)

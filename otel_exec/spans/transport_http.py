@@ -10,14 +10,14 @@ from __future__ import annotations
 import email.utils
 import gzip
 import time
-import urllib.request
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import urllib3
 
+from otel_exec.config_values import mask_url
 from otel_exec.spans.otlp_json import merge
+from otel_exec.spans.proxies import http_proxy
 from otel_exec.spans.signal import Signal
 from otel_exec.spans.transport import USER_AGENT, Answer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from otel_exec.config import Endpoint
     from otel_exec.spans.otlp_json import ExportLine
 
-__all__ = ["HttpTransport"]
+__all__ = ["HttpTransport", "sentence"]
 
 _AGAIN = (429, 502, 503, 504)
 _CONTENT = (400, 413)  # too large is said of the whole: a half may fit
@@ -52,6 +52,7 @@ class HttpTransport:
         self._gzip = endpoint.compression == "gzip"
         self._url = endpoint.url
         self._shown = endpoint.shown
+        self._redact = endpoint.redact
         self._timeout_s = endpoint.timeout_s
         self._headers = {
             **dict(endpoint.headers),
@@ -68,7 +69,7 @@ class HttpTransport:
         }
         if endpoint.url.startswith("https:"):
             options |= {"ca_certs": endpoint.certificate, "cert_file": endpoint.client_certificate, "key_file": endpoint.client_key}
-        proxy = _proxy(endpoint.url)
+        proxy = http_proxy(endpoint.url)
         self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def send(self, lines: Sequence[ExportLine]) -> Answer:
@@ -85,7 +86,7 @@ class HttpTransport:
             finally:
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            return Answer("again", f"{self._shown}: {_sentence(error, self._timeout_s)}")
+            return Answer("again", f"{self._shown}: {self._redact(sentence(error, self._timeout_s))}")
         return self._answer(lines[0].signal, response.status, {name.lower(): value for name, value in response.headers.items()}, content)
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class HttpTransport:
             if kind == "text/html" or content.lstrip()[:1] == b"<":
                 return Answer("refused", f"{self._shown} is not an OTLP receiver: it answers with a web page")
             return self._partial_success(signal, kind, content)
-        detail = _detail(kind, content)
+        detail = _one_line(self._redact(_detail(kind, content)))
         said = f"{self._shown} answers {status}{f' ({detail})' if detail else ''}"
         if status in _AGAIN:
             return Answer("again", said, retry_after_s=_retry_after_s(headers.get("retry-after", "")))
@@ -115,7 +116,7 @@ class HttpTransport:
         if 300 <= status < 400:
             return Answer(
                 "refused",
-                f"{said}: it redirects to {headers.get('location', 'another address')!r}, and redirects are not followed; set that address as the endpoint",
+                f"{said}: it redirects to {self._redact(mask_url(headers.get('location', 'another address')))!r}, and redirects are not followed; set that address as the endpoint",
             )
         meaning = _MEANING.get(status)
         return Answer("refused", f"{said}: {meaning}" if meaning else said, absent=status == _ABSENT)
@@ -132,15 +133,7 @@ class HttpTransport:
                 rejected, message = partial_success_of(signal, content)
         except Exception:  # an answer that can't be read takes nothing back: 200 means taken
             return Answer("accepted")
-        return Answer("accepted", f"{self._shown}: {message}" if message else "", max(rejected, 0))
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL, as HTTP clients commonly read it."""
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return urllib.request.getproxies_environment().get(parts.scheme)
+        return Answer("accepted", f"{self._shown}: {self._redact(message)}" if message else "", max(rejected, 0))
 
 
 def _retry_after_s(text: str) -> float | None:
@@ -155,7 +148,7 @@ def _retry_after_s(text: str) -> float | None:
 
 
 def _detail(kind: str, content: bytes) -> str:
-    """Return what an error's body says, in one line of at most 200 characters."""
+    """Return what an error's body says."""
     text = ""
     if kind == "application/json":
         try:
@@ -168,11 +161,16 @@ def _detail(kind: str, content: bytes) -> str:
         text = status_message(content)
     elif kind == "text/plain":
         text = content.decode(errors="replace")
+    return text
+
+
+def _one_line(text: str) -> str:
+    """Return a text in one line of at most 200 characters."""
     line = " ".join(text.split())
     return "".join(each if each.isprintable() else "?" for each in line[:200])
 
 
-def _sentence(error: BaseException, timeout_s: float) -> str:
+def sentence(error: BaseException, timeout_s: float) -> str:
     """Return what went wrong on the way, in one sentence."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
