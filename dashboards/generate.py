@@ -70,6 +70,11 @@ def selected(*attributes: str) -> str:
     return f" | select({', '.join(own(each) for each in attributes)})"
 
 
+def longest(*attributes: str) -> str:
+    """Return TraceQL's words for the twenty longest durations: a search would take spans as they come and not the longest of all."""
+    return f"max_over_time(duration) by ({', '.join(own(each) for each in attributes)}) | topk(20)"
+
+
 EXPERIMENT_VARIABLE = values_of("experiment", "Experiment", f"label_values({CALLS}, {EXPERIMENT})")
 TEMPLATE_VARIABLE = values_of("template", "Step", f'label_values({CALLS}{{{EXPERIMENT}=~"$experiment", {TEMPLATE}!=""}}, {TEMPLATE})')
 
@@ -124,12 +129,11 @@ def run_board() -> Board:
         10,
         (
             12,
-            spans(
-                "Which tries took longest, and on which worker?",
-                "The function alone, each try by itself; items of fan-outs too.",
-                f'{{ {of_run} && {kind} = "{Kind.TASK}" }}' + selected(semconv.NODE_NAME, semconv.EXEC_ATTEMPT, semconv.EXEC_WORKER_ID, semconv.EXEC_OUTCOME),
-                sort="Duration",
-                descending=True,
+            bars_of_traces(
+                "Which steps had the longest try, and on which worker?",
+                "The function alone, the longest try of each step on each worker; items of fan-outs too. The twenty longest.",
+                "s",
+                f'{{ {of_run} && {kind} = "{Kind.TASK}" }} | {longest(semconv.NODE_NAME, semconv.EXEC_WORKER_ID)}',
             ),
         ),
         (
@@ -181,7 +185,7 @@ def steps_board() -> Board:
                 "How long does a step's function take?",
                 "Of tries that succeeded. A dot is one of them, and leads to its trace.",
                 "s",
-                *(Query(percentile(p, task, TEMPLATE, "$__interval"), f"{{{{{TEMPLATE}}}}} p{p * 100:g}") for p in (0.5, 0.95, 0.99)),
+                *(Query(percentile(p, task, TEMPLATE, "$__rate_interval"), f"{{{{{TEMPLATE}}}}} p{p * 100:g}") for p in (0.5, 0.95, 0.99)),
                 exemplars=True,
             ),
         ),
@@ -191,7 +195,7 @@ def steps_board() -> Board:
                 "What do steps come to?",
                 "Settled steps by outcome, those that an earlier run had made included.",
                 "short",
-                Query(increase(CALLS, step, OUTCOME, "$__interval"), f"{{{{{OUTCOME}}}}}"),
+                Query(increase(CALLS, step, OUTCOME, "$__rate_interval"), f"{{{{{OUTCOME}}}}}"),
                 stacked=True,
             ),
         ),
@@ -213,7 +217,7 @@ def steps_board() -> Board:
                 "How often are steps tried again?",
                 "Back-offs: one for each further try.",
                 "short",
-                Query(increase(CALLS, chosen(Kind.BACKOFF), TEMPLATE, "$__interval"), f"{{{{{TEMPLATE}}}}}"),
+                Query(increase(CALLS, chosen(Kind.BACKOFF), TEMPLATE, "$__rate_interval"), f"{{{{{TEMPLATE}}}}}"),
                 stacked=True,
             ),
         ),
@@ -233,10 +237,10 @@ def steps_board() -> Board:
             8,
             bars(
                 "Which errors are there?",
-                "Tries that did not succeed, by the error's type.",
+                "Steps and gates that did not come to success, by the error's type.",
                 "short",
                 Query(
-                    increase(CALLS, chosen(Kind.TASK, f'{ERROR}!=""'), f"{TEMPLATE}, {ERROR}", "$__range"),
+                    increase(CALLS, chosen(f"{Kind.STEP}|{Kind.GATE}", f'{ERROR}!=""'), f"{TEMPLATE}, {ERROR}", "$__range"),
                     f"{{{{{TEMPLATE}}}}} {{{{{ERROR}}}}}",
                     over_time=False,
                 ),
@@ -256,14 +260,11 @@ def steps_board() -> Board:
         10,
         (
             24,
-            spans(
+            bars_of_traces(
                 "Which were the slowest steps of all, and in which run?",
-                "A run's exec id leads to its board.",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.STEP}" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }}'
-                + selected(semconv.EXEC_ID, semconv.NODE_NAME, semconv.EXEC_OUTCOME),
-                sort="Duration",
-                descending=True,
-                links={semconv.EXEC_ID: "/d/otel-exec-run?var-exec_id=${__value.raw}&${__url_time_range}"},
+                "The twenty that took longest from ready to settled; put the exec id into the board of a run.",
+                "s",
+                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.STEP}" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }} | {longest(semconv.EXEC_ID, semconv.NODE_NAME)}',
             ),
         ),
     )
@@ -302,7 +303,7 @@ def workers_board() -> Board:
                 "How long do steps wait for a worker?",
                 "Created to claimed, attempt by attempt.",
                 "s",
-                *(Query(percentile(p, queue, "", "$__interval"), f"p{p * 100:g}") for p in (0.5, 0.95, 0.99)),
+                *(Query(percentile(p, queue, "", "$__rate_interval"), f"p{p * 100:g}") for p in (0.5, 0.95, 0.99)),
                 exemplars=True,
             ),
         ),
@@ -313,7 +314,7 @@ def workers_board() -> Board:
             8,
             bars(
                 "How much of their time did workers work?",
-                "Time of the functions over the time that workers were up. Items of a fan-out count for who computes them and for who waits, so it can pass one.",
+                "Of runs that have ended: time of the functions over the time that workers were up. Items of a fan-out count for who computes them and for who waits, so it can pass one.",
                 "percentunit",
                 Query(
                     f"{increase(SECONDS + '_sum', task, EXPERIMENT, '$__range')} / {increase(SECONDS + '_sum', worker, EXPERIMENT, '$__range')}",
@@ -328,7 +329,7 @@ def workers_board() -> Board:
                 "How long does a worker take to start?",
                 "From the start of its process until it takes tasks.",
                 "s",
-                *(Query(percentile(p, init, "", "$__interval"), f"p{p * 100:g}") for p in (0.5, 0.95)),
+                *(Query(percentile(p, init, "", "$__rate_interval"), f"p{p * 100:g}") for p in (0.5, 0.95)),
                 exemplars=True,
             ),
         ),
@@ -348,9 +349,9 @@ def workers_board() -> Board:
             12,
             spans(
                 "Which workers died?",
-                "Their process ended without being told to.",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.WORKER}" && {own(semconv.ERROR_TYPE)} = "{semconv.ERROR_WORKER_DIED}" }}'
-                + selected(semconv.EXEC_ID, semconv.EXEC_WORKER_ID),
+                "They ended without being told to: their process or node died, or memory was short.",
+                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.WORKER}" && {own(semconv.EXEC_OUTCOME)} = "{Outcome.ERROR}" }}'
+                + selected(semconv.EXEC_ID, semconv.EXEC_WORKER_ID, semconv.ERROR_TYPE),
                 sort="Start time",
                 descending=True,
                 links={semconv.EXEC_ID: "/d/otel-exec-run?var-exec_id=${__value.raw}&${__url_time_range}"},
@@ -394,7 +395,7 @@ def phases_board() -> Board:
         (
             12,
             bars(
-                "What is a step's time beside its function?",
+                "What is a step's time made of?",
                 "Seconds of each part, all steps and attempts.",
                 "s",
                 Query(increase(SECONDS + "_sum", chosen("|".join(_PARTS)), KIND, "$__range"), f"{{{{{KIND}}}}}", over_time=False),
@@ -409,7 +410,7 @@ def phases_board() -> Board:
                 "How long does one occurrence of a phase take?",
                 "A dot is one of them, and leads to its trace.",
                 "s",
-                *(Query(percentile(p, phase, PHASE, "$__interval"), f"{{{{{PHASE}}}}} p{p * 100:g}") for p in (0.5, 0.95)),
+                *(Query(percentile(p, phase, PHASE, "$__rate_interval"), f"{{{{{PHASE}}}}} p{p * 100:g}") for p in (0.5, 0.95)),
                 exemplars=True,
             ),
         ),
@@ -419,7 +420,7 @@ def phases_board() -> Board:
                 "How often does a phase occur, and how does it end?",
                 "",
                 "short",
-                Query(increase(CALLS, phase, f"{PHASE}, {OUTCOME}", "$__interval"), f"{{{{{PHASE}}}}} {{{{{OUTCOME}}}}}"),
+                Query(increase(CALLS, phase, f"{PHASE}, {OUTCOME}", "$__rate_interval"), f"{{{{{PHASE}}}}} {{{{{OUTCOME}}}}}"),
                 stacked=True,
             ),
         ),
@@ -428,14 +429,12 @@ def phases_board() -> Board:
         10,
         (
             24,
-            spans(
+            bars_of_traces(
                 "Which occurrences were the longest?",
-                "A run's exec id leads to its board.",
+                "The twenty longest, one for each phase of each step of each run; put the exec id into the board of a run.",
+                "s",
                 f'{{ {own(semconv.EXEC_KIND)} = "{Kind.PHASE}" && {own(semconv.EXEC_PHASE)} =~ "$phase" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }}'
-                + selected(semconv.EXEC_ID, semconv.EXEC_PHASE, semconv.NODE_NAME, semconv.EXEC_OUTCOME),
-                sort="Duration",
-                descending=True,
-                links={semconv.EXEC_ID: "/d/otel-exec-run?var-exec_id=${__value.raw}&${__url_time_range}"},
+                f" | {longest(semconv.EXEC_ID, semconv.EXEC_PHASE, semconv.NODE_NAME)}",
             ),
         ),
     )

@@ -220,7 +220,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("telemetry.sdk.name", "string", "What made the spans: `otel_exec`.", "otel_exec", stability="stable", on="resource"),
     Attribute("telemetry.sdk.language", "string", "`python`.", "python", stability="stable", on="resource"),
     Attribute("telemetry.sdk.version", "string", "The version of otel_exec.", "0.1.0", stability="stable", on="resource"),
-    Attribute("host.name", "string", "The machine of the driver.", "node-1", on="resource"),
+    Attribute("host.name", "string", "The machine of the process that wrote the span.", "node-1", on="resource"),
     Attribute("process.pid", "int", "The process that wrote the span.", 4711, on="resource"),
     Attribute(
         "vcs.ref.head.revision", "string", "The commit that was checked out where the script lies; none outside of git.", "9d59409acf479dfa", on="resource"
@@ -378,4 +378,5 @@ EDGES: Final[tuple[Word, ...]] = (
     Word("nonblocking", "It refers to the other one and did not wait for it.", "`ref.nonblocking()`."),
     Word("retry", "The attempt before this one.", "`retries=1`."),
     Word("cached", "The span that made the output, of an earlier run.", "The experiment was run again."),
+    Word("resumed", "The run that this one goes on from: it died before its end.", "The driver was killed, and the experiment was run again."),
 )

@@ -152,9 +152,6 @@ def test_the_password_of_an_address_that_leads_nowhere(tmp_path, receiver, addre
 @pytest.mark.parametrize(
     ("protocol", "reply"),
     [
-        ("http/protobuf", Reply(401, message=f"unknown api key {SECRET}")),
-        ("http/json", Reply(400, message=f"unknown api key {SECRET}")),
-        ("http/json", Reply(503, message=f"wait, {SECRET}")),
         ("http/protobuf", Reply(rejected=1, message=f"no quota for {SECRET}")),
         ("grpc", Reply(grpc.StatusCode.UNAUTHENTICATED, message=f"unknown api key {SECRET}")),
         ("grpc", Reply(grpc.StatusCode.UNAVAILABLE, message=f"wait, {SECRET}")),
@@ -169,4 +166,15 @@ def test_a_receiver_that_repeats_the_key(tmp_path, receiver, protocol, reply):
     done = otel_exec("doctor", "--timeout", "2", "--endpoint", endpoint, "--json", cwd=tmp_path, **headers)
     assert done.returncode == 1
     assert any("***" in each["said"] for each in json.loads(done.stdout)["checks"] if each["check"] != "variables")
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "application/json"), (401, "text/plain"), (400, "application/json"), (503, "text/plain")])
+def test_a_web_server_that_repeats_the_key(tmp_path, status, kind):
+    """So are the words of an error over HTTP."""
+    body = f'{{"message": "unknown api key {SECRET}"}}' if kind.endswith("json") else f"unknown api key {SECRET}"
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"x-api-key={SECRET}", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    with answering(whole(status, body, kind)) as port:
+        done = otel_exec("doctor", "--timeout", "2", "--endpoint", f"http://127.0.0.1:{port}", "--json", cwd=tmp_path, **headers)
+    assert "unknown api key ***" in done.stdout
     assert SECRET not in done.stdout + done.stderr

@@ -48,17 +48,17 @@ def trace_of(tempo, trace_id):
     return found
 
 
-def search(tempo, query, **more):
+def search(tempo, query, back_s=7200, **more):
     """The spans that a TraceQL query finds, of all traces."""
     now = time.time()
-    found = get_json(f"{tempo.query}/api/search", q=query, start=str(int(now - 7200)), end=str(int(now) + 10), limit="100", spss="1000", **more)
+    found = get_json(f"{tempo.query}/api/search", q=query, start=str(int(now - back_s)), end=str(int(now) + 10), limit="100", spss="1000", **more)
     return [span for trace in found["traces"] or () for span_set in trace["spanSets"] for span in span_set["spans"]]
 
 
-def measure(tempo, query):
-    """The series of a TraceQL metrics query over the last hours."""
+def measure(tempo, query, back_s=7200):
+    """The series of a TraceQL metrics query over the last hours, or longer."""
     now = time.time()
-    return get_json(f"{tempo.query}/api/metrics/query", q=query, start=str(int(now - 7200)), end=str(int(now))).get("series") or []
+    return get_json(f"{tempo.query}/api/metrics/query", q=query, start=str(int(now - back_s)), end=str(int(now))).get("series") or []
 
 
 def test_a_trace_comes_back_as_it_was_recorded(filled):
@@ -104,6 +104,35 @@ def test_every_query_of_every_board_returns_rows(filled):
     for question, _, query in asked:
         ask = measure if "over_time" in query else search
         wait_until(lambda ask=ask, query=query: ask(tempo, query), _FOUND_S, lambda question=question, query=query: f"{question}: {query}")
+
+
+@pytest.mark.parametrize("days", [1, 7, 13])
+def test_boards_may_look_back(filled, days):
+    """Queries are answered over each board's time, over a week and nearly as far back as blocks are kept."""
+    tempo, _, records, _ = filled
+    of_run = f'{{ span.exec.id = "{records[1].exec_id}" }}'
+    back_s = days * 86400 + 60
+    wait_until(lambda: search(tempo, of_run, back_s), _FOUND_S, lambda: f"{of_run} over {days} days")
+    wait_until(lambda: measure(tempo, of_run + " | count_over_time()", back_s), _FOUND_S, lambda: f"{of_run} counted over {days} days")
+
+
+def test_the_longest_are_the_longest(filled):
+    """What the boards call the longest is so of all spans: the first is the longest of the record, with its duration."""
+    tempo, _, records, _ = filled
+    ((_, _, query),) = [each for each in queries("tempo", VARIABLES | {"exec_id": records[1].exec_id}) if "Which steps had the longest try" in each[0]]
+    longest = max((span for span in recorded_spans(records[1]) if span.kind == "task"), key=lambda span: span.duration_ns)
+
+    def first():
+        values = {name_of(series): float(series["value"]) for series in measure(tempo, query)}
+        return values and max(values.items(), key=lambda each: each[1])
+
+    wanted = (longest.attributes["node.name"], pytest.approx(longest.duration_ns / 1e9, rel=1e-6))
+    wait_until(lambda: first() == wanted, _FOUND_S, lambda: (first(), wanted))
+
+
+def name_of(series):
+    """The step that a series is of."""
+    return next(label["value"]["stringValue"] for label in series["labels"] if label["key"] == "span.node.name")
 
 
 def test_the_doctor_finds_its_span(tmp_path, filled):

@@ -7,6 +7,7 @@ import re
 import runpy
 
 import pytest
+import yaml
 
 from otel_exec.semconv import ATTRIBUTES, METRICS, Kind, Outcome
 
@@ -46,21 +47,51 @@ def test_every_panel_is_a_question_with_a_unit_and_a_query(board):
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
-def test_labels_and_metrics_are_registered(board):
-    """Each PromQL query asks for metrics that there are, by labels that the registry has."""
+def _check_promql(expression):
+    """Hold one expression against the registry: its metrics (or ones that a rule records), labels, kinds and outcomes."""
     known = LABELS | {each.key.replace(".", "_") for each in ATTRIBUTES}
-    names = SPAN_METRICS | {metric.prometheus for metric in METRICS}
-    asked = set()
+    labels = set(re.findall(r"(\w+)\s*(?:=~|=|!=)\s*\"", expression))
+    for grouping in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
+        labels |= {name.strip() for name in grouping.split(",")}
+    assert labels <= known, expression
+    assert set(re.findall(r"\botel_exec_\w+", expression)) <= SPAN_METRICS | {metric.prometheus for metric in METRICS}, expression
+    for label, allowed in (("exec_kind", set(Kind)), ("exec_outcome", set(Outcome))):
+        for values in re.findall(rf'\b{label}=~?"([^"$]+)"', expression):
+            assert set(values.split("|")) <= allowed, expression
+
+
+def test_labels_and_metrics_are_registered(board):
+    """Each PromQL query asks for metrics that there are, by labels, kinds and outcomes that the registry has."""
     for _, target in _targets(board):
-        if "expr" not in target:
-            continue
-        expression = target["expr"]
-        asked |= set(re.findall(r"\botel_exec\w+", expression))
-        labels = set(re.findall(r"(\w+)\s*(?:=~|=|!=)\s*\"", expression))
-        for grouping in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
-            labels |= {name.strip() for name in grouping.split(",")}
-        assert labels <= known, expression
-    assert asked <= names
+        if "expr" in target:
+            _check_promql(target["expr"])
+
+
+def test_alerts_ask_for_what_is_registered(root):
+    """So does each alert rule, and a rule that it refers to is recorded."""
+    groups = yaml.safe_load((root / "dashboards" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    for rule in rules:
+        _check_promql(rule["expr"])
+        assert set(re.findall(r"\botel_exec:[\w:]+", rule["expr"])) <= recorded
+        told = " ".join(rule.get("annotations", {}).values())
+        assert set(re.findall(r"\$labels\.(\w+)", told)) <= set(re.findall(r"\w+", rule["expr"])), rule["alert"]
+
+
+def test_data_sources_ask_for_what_is_registered(root):
+    """So does each query by which a span leads to metrics, and the tags that it takes along are attributes with their labels."""
+    text = (root / "collector-config" / "grafana" / "datasources" / "otel_exec.yaml").read_text(encoding="utf-8")
+    asked = 0
+    for source in yaml.safe_load(text)["datasources"]:
+        links = source["jsonData"].get("tracesToMetrics", {})
+        for query in links.get("queries", ()):
+            _check_promql(query["query"])
+            asked += 1
+        for tag in links.get("tags", ()):
+            assert tag["key"] in {each.key for each in ATTRIBUTES}
+            assert tag["value"] == tag["key"].replace(".", "_")
+    assert asked
 
 
 def test_attributes_are_registered(board):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.metric_checks import written_points
 
+import otel_exec
 from otel_exec import StepsFailed, deferred, map_tasks, output, phase, step, time_phase
 from otel_exec.record import locks
 from otel_exec.record.step_files import read_events
@@ -143,6 +145,18 @@ def test_spans_have_the_names_and_parents_of_the_registry(records):
             assert kinds.get(span.parent_span_id) in (known.parents or (None,)), span
 
 
+def _edges():
+    """The edges that the package's own code makes links of."""
+    calls = [
+        node
+        for path in Path(otel_exec.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    links = [call.args[2] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "SpanLink" and len(call.args) > 2]
+    return {edge.value for edge in links if isinstance(edge, ast.Constant) and edge.value}
+
+
 def test_what_is_registered_is_emitted(records):
     """Each kind, and each attribute on each kind that always has it, is emitted by one of the runs: the registry promises nothing that never comes."""
     found = defaultdict(set)
@@ -155,6 +169,7 @@ def test_what_is_registered_is_emitted(records):
     assert never == set()
     assert {link.edge for record in records for span in recorded_spans(record) for link in span.links} >= {"data", "retry", "cached"}
     assert {link.edge for record in records for span in recorded_spans(record) for link in span.links} <= {word.value for word in EDGES}
+    assert _edges() == {word.value for word in EDGES}
     sometimes = {"exec.outcome", "error.type"}  # on some kinds only where a worker died
     missing = {(each.key, kind) for each in REGISTRY["span"].values() if each.key not in sometimes for kind in each.kinds if kind not in found[each.key]}
     assert missing == set()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -66,6 +69,38 @@ def test_dimensions_of_the_collector_are_attributes_of_the_registry(root):
     dimensions = {each["name"] for each in config["connectors"]["span_metrics"]["dimensions"]}
     assert dimensions <= {each.key for each in ATTRIBUTES if each.on == "span"}
     assert not dimensions & {"exec.id", "node.id", "node.name", "exec.task.id", "exec.worker.id"}
+
+
+def _hours(text):
+    return {"h": 1, "d": 24}[text[-1]] * int(text[:-1])
+
+
+def test_counters_are_remembered_longer_than_they_are_seen(root):
+    """What Prometheus can still read of a run's counters is not begun anew by the next run."""
+    config = yaml.safe_load((root / "collector-config" / "otelcol.yaml").read_text(encoding="utf-8"))
+    assert _hours(config["processors"]["delta_to_cumulative"]["max_stale"]) > _hours(config["exporters"]["prometheus"]["metric_expiration"])
+
+
+def test_boards_look_back_no_further_than_tempo(root):
+    """Tempo answers over each board's time, and as far back as it keeps blocks."""
+    config = yaml.safe_load((root / "collector-config" / "tempo.yaml").read_text(encoding="utf-8"))
+    frontend = config["query_frontend"]
+    most = min(_hours(frontend[part]["max_duration"]) for part in ("metrics", "search"))
+    assert most >= _hours(config["backend_worker"]["compaction"]["block_retention"])
+    for path in (root / "dashboards").glob("*.json"):
+        assert _hours(json.loads(path.read_text(encoding="utf-8"))["time"]["from"].removeprefix("now-")) < most
+
+
+def test_what_a_recipe_sees_is_required(root, tmp_path):
+    """`make test` adds Ray to what OTEL_EXEC_REQUIRE holds already, and the tests see both."""
+    (tmp_path / "python").write_text('#!/bin/sh\necho "seen: $OTEL_EXEC_REQUIRE"\n', encoding="utf-8")
+    (tmp_path / "python").chmod(0o755)
+    for before, seen in (("collector,jaeger", "ray,collector,jaeger"), ("", "ray")):
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | {"OTEL_EXEC_REQUIRE": before}
+        done = subprocess.run(
+            ["make", "-s", "-o", "check", f"BIN={tmp_path}", "test"], cwd=root, env=environ, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (0, f"seen: {seen}\n"), done.stderr
 
 
 def test_the_readme_has_each_port(root, compose):

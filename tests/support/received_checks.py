@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,17 @@ PARENTS = {
 }
 
 
-def check_received(received: Sequence[ReceivedSpan], record: RunRecord, service: str) -> Counter[str]:
-    """Hold what arrived against the spool and the record; returns how many spans of each kind there are."""
+def check_received(received: Sequence[ReceivedSpan], record: RunRecord, service: str, *, instant_ns: int = 0) -> Counter[str]:
+    """Hold what arrived against the spool and the record; returns how many spans of each kind there are.
+
+    Args:
+        received: the spans as a receiver decoded them.
+        record: the run's record.
+        service: the name of the service that they must have.
+        instant_ns: how long spans are there that end when they begin; Jaeger has them 1 ns long.
+    """
+    if instant_ns:
+        received = [replace(span, end_ns=span.start_ns) if span.end_ns - span.start_ns == instant_ns else span for span in received]
     spool = {span.span_id: span for span in read_spool(str(Path(record.run_folder, "spans")))}
     assert Counter(span.span_id for span in received) == dict.fromkeys(spool, 1)
     for span in received:
