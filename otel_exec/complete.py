@@ -21,7 +21,7 @@ from otel_exec.record.status_file import read_status
 from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord
 from otel_exec.recovery import close_open_ends, last_sign_ns, lives
 from otel_exec.report.critical_path import of_record
-from otel_exec.report.text_safety import first_line
+from otel_exec.report.text_safety import one_line
 from otel_exec.report.wall import wall
 from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import read_all_open
@@ -114,7 +114,7 @@ def _failures(tally: Tally) -> list[FailedStep]:
             name=step.name,
             outcome=step.outcome or "",
             type=step.error.type if step.error else step.outcome or "",
-            message=first_line(step.error.message) if step.error else "",
+            message=one_line(step.error.message) if step.error else "",
             where=step.error.where if step.error else None,
             attempts=tries(step),
             worker_id=step.attempts[-1].worker_id if step.attempts else None,

@@ -157,6 +157,13 @@ ERROR_WORDS: Final = frozenset(
 )
 
 
+def error_text(error_type: str, message: str) -> str:
+    """Return an error in one phrase: an exception's type goes before its message, words of ours don't; without a message the type is all there is to say."""
+    if not message or not error_type:
+        return message or error_type
+    return message if error_type in ERROR_WORDS else f"{error_type}: {message}"
+
+
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """One attribute of the registry.

@@ -22,8 +22,8 @@ from otel_exec.record.record_file import read_record
 from otel_exec.record.status_file import read_status
 from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, TaskStatus
 from otel_exec.report.steps import outcome_word
-from otel_exec.report.text_safety import first_line
-from otel_exec.semconv import Kind
+from otel_exec.report.text_safety import one_line
+from otel_exec.semconv import Kind, error_text
 from otel_exec.spans.open_spans import OPEN_SUFFIX, OpenEntry, read_open
 
 __all__ = ["RunPlace", "gone", "locate", "status_now"]
@@ -199,11 +199,20 @@ def _going_on(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bool)
         status = status_of(record, now_ns=now_ns, opened=known.open, eta=None, driver=known.driver)
         status.eta_ms, status.eta_basis, status.updated_at, status.state = known.eta_ms, known.eta_basis, known.updated_at, known.state
         status.tasks = _task_rows(record, now_ns)
-        _advance(status, known, now_ns)
-    else:
-        _advance(status, known, now_ns)
+    _advance(status, known, now_ns)
     status.open = _open_now(status, place.folder, now_ns)
+    if tasks:
+        _agree(status)
     return status
+
+
+def _agree(status: StatusRecord) -> None:
+    """Let what is open agree with the tasks, which were read after it: what has settled since is open no longer, and a step has one elapsed time."""
+    rows = {row.task_id: row for row in status.tasks or ()}
+    status.open = [span for span in status.open if span.node_id not in rows or rows[span.node_id].outcome is None]
+    for span in status.open:
+        elapsed_ms = rows[span.node_id].elapsed_ms if span.kind == Kind.STEP and span.node_id in rows else None
+        span.elapsed_ms = span.elapsed_ms if elapsed_ms is None else elapsed_ms
 
 
 def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
@@ -398,4 +407,4 @@ def _task_row(step: StepRecord, record: RunRecord, began_ns: int, now_ns: int) -
 def _said(step: StepRecord) -> str | None:
     if step.error is None:
         return None
-    return f"{step.error.type}: {first_line(step.error.message)}"
+    return error_text(step.error.type, one_line(step.error.message))

@@ -11,6 +11,7 @@ from otel_exec.cli.parser import Parser, positive
 from otel_exec.cli.prune import add_flags, prune
 from otel_exec.cli.records import prefix_of, run_line
 from otel_exec.errors import RecordError, UsageError
+from otel_exec.record import storage
 from otel_exec.record.find import list_runs
 from otel_exec.report.runs import runs
 from otel_exec.report.summary_record import RunLine
@@ -81,7 +82,7 @@ def _lines_of_json(prefix: str) -> int:
             "experiment": status.experiment,
             "outcome": status.state,
             "start_time": status.start_time,
-            "run_folder": folder,
+            "run_folder": folder if storage.is_remote(folder) else os.path.abspath(folder),
             **(status.metrics or {}),
         }
         sys.stdout.buffer.write(formatted(encode(line), indent=0))

@@ -44,11 +44,11 @@ def parser() -> Parser:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the status."""
-    place = locate(arguments.run, prefix=prefix_of(os.environ))
     if arguments.watch:
-        from otel_exec.cli.watching import watch
+        from otel_exec.cli.watching import find, watch
 
-        return watch(place, arguments)
+        return watch(find(arguments.run, prefix_of(os.environ)), arguments)
+    place = locate(arguments.run, prefix=prefix_of(os.environ))
     status = read(place, arguments)
     if arguments.json:
         sys.stdout.flush()
@@ -71,7 +71,7 @@ def wanted_of(arguments: argparse.Namespace) -> Wanted:
 
 
 def narrowed(status: StatusRecord, level: int | None) -> StatusRecord:
-    """Return the status with one level and its tasks alone, where one was asked for; raises `UsageError` for a level that the run doesn't have."""
+    """Return the status with one level, its tasks and what is open in them alone, where one was asked for; raises `UsageError` for a level that the run doesn't have."""
     if level is None:
         return status
     levels = [each for each in status.levels if each.level == level]
@@ -80,6 +80,8 @@ def narrowed(status: StatusRecord, level: int | None) -> StatusRecord:
     status.levels = levels
     if isinstance(status.tasks, list):
         status.tasks = [task for task in status.tasks if task.level == level]
+        of_level = {task.task_id for task in status.tasks}
+        status.open = [span for span in status.open if span.node_id is None or span.node_id in of_level]
     return status
 
 

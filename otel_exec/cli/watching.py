@@ -19,9 +19,9 @@ from otel_exec.report.painter import Painter
 from otel_exec.report.status import change_line, change_words, status_lines, status_text
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.pace import Pace
-from otel_exec.status import RunPlace, gone, status_now
+from otel_exec.status import RunPlace, gone, locate, status_now
 
-__all__ = ["fingerprint", "watch"]
+__all__ = ["find", "fingerprint", "watch"]
 
 # A person sees no difference below; the files are small.
 _LOOK_S = 0.2
@@ -29,6 +29,18 @@ _LOOK_S = 0.2
 _SHARE = 0.1
 # Files of a run that is being taken away go one after another: what can't be read may be there again, or the folder may be gone, a moment later.
 _PATIENCE = 10
+# Of a run that has not begun yet: five seconds.
+_TRIES = 25
+
+
+def find(run: str | None, prefix: str) -> RunPlace:
+    """Return where the run is; one that is not there is waited for a moment: whoever watches may have been quicker than the run."""
+    for _ in range(_TRIES):
+        try:
+            return locate(run, prefix=prefix)
+        except RecordError:
+            time.sleep(_LOOK_S)
+    return locate(run, prefix=prefix)
 
 
 def watch(place: RunPlace, arguments: argparse.Namespace) -> int:

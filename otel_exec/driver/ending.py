@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_exec.printable import printable
-from otel_exec.semconv import ERROR_WORDS, Outcome
+from otel_exec.semconv import Outcome, error_text
 
 if TYPE_CHECKING:
     from otel_exec.execute.envelope import ErrorInfo
@@ -83,8 +83,7 @@ def print_failures(result: Result) -> int:
     if record.outcome == Outcome.SUCCESS:
         return 0
     for step, error, last_words in result.failures:
-        said = error.message if error.type in ERROR_WORDS else f"{error.type}: {error.message}"
-        _say(f"\n{step.name} ({step.where}) failed: {said}")
+        _say(f"\n{step.name} ({step.where}) failed: {error_text(error.type, error.message)}")
         if error.traceback:
             _say(error.traceback)
         if last_words.strip():

@@ -16,7 +16,7 @@ from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
 from otel_exec.report.short_summary import short_summary
 from otel_exec.report.terminal import look_of
-from otel_exec.semconv import ERROR_WORDS, Kind, Outcome
+from otel_exec.semconv import Kind, Outcome, error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,10 +44,7 @@ _NOT_OURS = frozenset({"not_needed", "not_selected"})
 
 
 def _said(error: ErrorInfo | None) -> str:
-    """Return an error in one line; the exception's type goes before its message, words of ours don't."""
-    if error is None:
-        return ""
-    return error.message if error.type in ERROR_WORDS else f"{error.type}: {error.message}"
+    return "" if error is None else error_text(error.type, error.message)
 
 
 class LiveListener:

@@ -14,7 +14,7 @@ import msgspec
 from otel_exec.report.durations import duration_text
 from otel_exec.report.eta import basis_text
 from otel_exec.report.look import Look
-from otel_exec.report.text_safety import display_width, first_line, pad, shorten
+from otel_exec.report.text_safety import display_width, one_line, pad, shorten
 
 __all__ = ["LevelProgress", "ProgressView", "RunningStep", "StepEvent", "event_line", "output_lines", "progress_lines"]
 
@@ -175,7 +175,7 @@ def event_line(event: StepEvent, look: Look) -> str:
         said += f" in {duration_text(event.duration_ns)}{attempt}"
     elif event.duration_ns is not None:
         said += f" after {duration_text(event.duration_ns)}{attempt}"
-    detail = look.text(first_line(event.detail))
+    detail = look.text(one_line(event.detail))
     if detail:
         said += f": {detail}"
     return head + look.styled(f"{event.what:<9}", _STYLES.get(event.what, "")) + " " + said

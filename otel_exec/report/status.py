@@ -18,6 +18,7 @@ from otel_exec.report.look import Look
 from otel_exec.report.steps import plural
 from otel_exec.report.table import Column, Table
 from otel_exec.report.text_safety import display_width, pad, shorten, wrap
+from otel_exec.semconv import error_text
 
 __all__ = ["Wanted", "change_line", "change_words", "status_lines", "status_text"]
 
@@ -82,7 +83,7 @@ def change_line(status: StatusRecord, look: Look) -> str:
 def change_words(status: StatusRecord) -> str:
     """Return what makes one line of changes another than the one before: not the instant, nor the ETA, which go on by themselves."""
     steps = sum(span.kind == "step" for span in status.open)
-    parts = [f"{status.progress.done:,}/{status.progress.total:,} tasks", *_apart(status)]
+    parts = ["no steps" if _no_steps(status) else f"{status.progress.done:,}/{status.progress.total:,} tasks", *_apart(status)]
     parts += [f"{steps:,} running"] if steps and status.state == "running" else []
     return f"{status.state} {', '.join(parts)}"
 
@@ -105,6 +106,8 @@ def _apart(status: StatusRecord) -> list[str]:
 
 def _progress_line(status: StatusRecord, look: Look) -> list[str]:
     done, total = max(0, status.progress.done), max(0, status.progress.total)
+    if _no_steps(status):
+        return ["Progress: no steps"]
     if not total and status.state == "running" and not status.levels:
         return ["Progress: starting"]
     share = min(1.0, done / total) if total else 1.0
@@ -228,9 +231,13 @@ def _open_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
         attempt = f" (attempt {span.attempt})" if (span.attempt or 1) > 1 else ""
         worker = f" on worker {look.text(span.worker_id)}" if span.worker_id else ""
         lines.append(_timed(span.elapsed_ms, look.text(span.name), f"{worker}{attempt}", look, "  "))
-        for each in inside.get(span.node_id, ())[-3:]:
+        within = inside.get(span.node_id, [])
+        cut = 0 if wanted.rows is None else max(0, len(within) - max(3, wanted.rows // 2))
+        for each in within[cut:]:
             elsewhere = f" on worker {look.text(each.worker_id)}" if each.worker_id and each.worker_id != span.worker_id else ""
             lines.append(_timed(each.elapsed_ms, f"{look.signs.arrow} {look.text(each.name)}", elsewhere, look, "    "))
+        if cut:
+            lines.append("  " + _more(cut, "more open", look, width=look.width - 2))
     if len(shown) < len(steps):
         lines.append(_more(len(steps) - len(shown), "more", look))
     gates = [span for span in status.open if span.kind != "step" and span.node_id not in known]
@@ -247,7 +254,7 @@ def _timed(elapsed_ms: int, name: str, after: str, look: Look, indent: str) -> s
 
 def _worker_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     workers = status.workers
-    if not workers:
+    if not workers or (wanted.level is not None and not wanted.workers):
         return []
     shown = workers if wanted.workers or wanted.rows is None else workers[: wanted.rows]
     columns = [
@@ -296,7 +303,7 @@ def _failure_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str
     lines = ["Failures:"]
     for failure in shown:
         more = f" after {plural(failure.attempts, 'attempt')}" if failure.attempts > 1 else ""
-        said = failure.message if failure.type in {"", failure.outcome} else f"{failure.type}: {failure.message}"
+        said = error_text(failure.type, failure.message)
         lines += [
             look.styled(line, "red" if index == 0 else "")
             for index, line in enumerate(_wrapped(f"{look.signs.bad} {look.text(failure.name)}{more}: {look.text(said)}", look, indent="  ", most=2))
@@ -352,6 +359,8 @@ def _task_cells(task: TaskStatus) -> tuple[Any, ...]:
 
 
 def _total_lines(status: StatusRecord, look: Look) -> list[str]:
+    if _no_steps(status):
+        return [f"Total: {_ms(_run_ms(status))}"]
     parts = [
         f"Total: {_ms(_run_ms(status))}",
         f"Workers: {_workers_count(status):,}",
@@ -359,6 +368,11 @@ def _total_lines(status: StatusRecord, look: Look) -> list[str]:
     ]
     line = " | ".join(parts)
     return [line] if len(line) <= look.width else [shorten(part, look.width, look.signs.ellipsis) for part in parts]
+
+
+def _no_steps(status: StatusRecord) -> bool:
+    """Whether the run has no steps, as an execution has none; in its first moment a run has not said so."""
+    return status.progress.total <= 0 and not status.levels and not status.workers and status.metrics is not None
 
 
 def _workers_count(status: StatusRecord) -> int:
@@ -393,6 +407,6 @@ def _wrapped(text: str, look: Look, *, indent: str = "", most: int | None = None
     return [indent + line for line in lines]
 
 
-def _more(count: int, what: str, look: Look, tail: str = "") -> str:
-    said = plural(count, what) if what != "more" else f"{count:,} more"
-    return look.styled(shorten(f"  {look.signs.ellipsis} and {said}{tail}", look.width, look.signs.ellipsis), "dim")
+def _more(count: int, what: str, look: Look, tail: str = "", *, width: int | None = None) -> str:
+    said = f"{count:,} {what}" if what in {"more", "more open"} else plural(count, what)
+    return look.styled(shorten(f"  {look.signs.ellipsis} and {said}{tail}", width or look.width, look.signs.ellipsis), "dim")

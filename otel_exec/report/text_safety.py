@@ -5,7 +5,10 @@ What comes in: text of one line. What goes out: the same, padded, shortened or w
 
 from __future__ import annotations
 
-__all__ = ["display_width", "encodable", "first_line", "pad", "shorten", "wrap"]
+__all__ = ["display_width", "encodable", "first_line", "one_line", "pad", "shorten", "wrap"]
+
+# Characters of a message in a list of many: what is longer stands in run.json.
+_LONGEST = 300
 
 
 def encodable(text: str, encoding: str) -> str:
@@ -24,6 +27,12 @@ def first_line(text: str) -> str:
         if stripped := line.strip():
             return stripped
     return ""
+
+
+def one_line(text: str) -> str:
+    """Return what a text says in one line: its lines joined by spaces, cut past `_LONGEST` characters."""
+    said = " ".join(text[: 4 * _LONGEST].split())
+    return said if len(said) <= _LONGEST else said[: _LONGEST - 3] + "..."
 
 
 def display_width(text: str) -> int:

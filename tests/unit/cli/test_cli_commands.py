@@ -351,3 +351,12 @@ def test_a_full_disk_behind_stdout_is_named(argv, monkeypatch, capsys):
         assert main(argv) == 4
         monkeypatch.setattr("sys.stdout", sys.__stdout__)
     assert capsys.readouterr().err == "otel-exec: stdout can't be written: no space left on device\n"
+
+
+def test_runs_as_json_say_where_they_are_from_anywhere(tmp_path, capsysbinary):
+    """`runs --json` gives the absolute folder of each run under a local prefix, however the prefix was named."""
+    keep(sample_record.twelve_steps())
+    assert main(["runs", "outputs", "--json"]) == 0
+    folders = [json.loads(line)["run_folder"] for line in capsysbinary.readouterr().out.splitlines()]
+    assert folders
+    assert all(folder.startswith(str(tmp_path)) for folder in folders)

@@ -8,9 +8,9 @@ import pytest
 from otel_exec.cli import status as status_command
 from otel_exec.cli import watching
 from otel_exec.cli.status import narrowed
-from otel_exec.errors import UsageError
+from otel_exec.errors import RecordError, UsageError
 from otel_exec.record.model import LevelRecord
-from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord
+from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, TaskStatus
 from otel_exec.status import RunPlace
 
 PLACE = RunPlace("folder", "folder/run.json")
@@ -81,3 +81,32 @@ def test_a_level_that_a_run_has_not_told_of_yet_is_waited_for():
         narrowed(msgspec.structs.replace(RUNNING, levels=[LevelRecord(1)]), 2)
     with pytest.raises(UsageError):
         narrowed(msgspec.structs.replace(ENDED, levels=[]), 2)
+
+
+def test_one_level_has_what_is_open_in_it():
+    """`--level` leaves out open steps of other levels; a gate, which is of none, stays."""
+    opened = [OpenRecord("step", name, name, "0", 1) for name in ("a", "b")]
+    whole = msgspec.structs.replace(
+        RUNNING,
+        levels=[LevelRecord(1), LevelRecord(2)],
+        open=[*opened, OpenRecord("gate", "g", None, None, 1)],
+        tasks=[TaskStatus("a", level=1), TaskStatus("b", level=2)],
+    )
+    assert [span.name for span in narrowed(whole, 2).open] == ["b", "g"]
+
+
+def test_a_run_that_is_not_there_yet_is_waited_for(clock, monkeypatch):
+    """Whoever watches may be quicker than the run; after five seconds it is an error as ever."""
+
+    def locate(run, *, prefix):
+        if clock.now_s < begins_s:
+            raise RecordError(prefix, "there is no such run")
+        return PLACE
+
+    monkeypatch.setattr(watching, "locate", locate)
+    begins_s = 3.0
+    assert watching.find("demo", "outputs") == PLACE
+    begins_s = 100.0
+    with pytest.raises(RecordError):
+        watching.find("demo", "outputs")
+    assert clock.now_s == pytest.approx(8.0, abs=0.5)

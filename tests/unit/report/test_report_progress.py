@@ -89,7 +89,7 @@ def test_a_run_without_steps_is_done():
         (StepEvent("started", "a", 0, 12, worker_id="1"), "[ 0/12] started   a on worker 1"),
         (StepEvent("started", "a", 0, 12, worker_id="1", attempt=2), "[ 0/12] started   a on worker 1 (attempt 2)"),
         (StepEvent("finished", "a", 1, 12, duration_ns=3 * S), "[ 1/12] finished  a in 3.0s"),
-        (StepEvent("failed", "b", 2, 12, duration_ns=270 * S, detail="ValueError: x\ny"), "[ 2/12] failed    b after 4m30s: ValueError: x"),
+        (StepEvent("failed", "b", 2, 12, duration_ns=270 * S, detail="ValueError: x\ny"), "[ 2/12] failed    b after 4m30s: ValueError: x y"),
         (StepEvent("retrying", "b", 2, 12, duration_ns=2 * S, attempt=2, detail="OSError: z"), "[ 2/12] retrying  b in 2.0s, attempt 2 is next: OSError: z"),
         (StepEvent("cached", "c", 3, 12), "[ 3/12] cached    c"),
         (StepEvent("waiting", "d", 3, 12, detail="host:boot:1:2 has its lock"), "[ 3/12] waiting   d: host:boot:1:2 has its lock"),

@@ -222,3 +222,29 @@ def test_the_workers_of_a_total_are_those_there_are_then_those_that_ran_somethin
     one = status(workers=workers, metrics={"total_duration_ms": 1000, "workers_used": 2})
     assert status_lines(one, Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 1 | Tasks: 6/10"
     assert status_lines(msgspec.structs.replace(one, state="success"), Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 2 | Tasks: 6/10"
+
+
+def test_what_is_cut_of_a_step_is_said():
+    """Of many things open in a step the innermost are shown, and how many more there are."""
+    opened = [OpenRecord("step", "a", "a-1", "0", 100), *(OpenRecord("phase", f"ask {number}", "a-1", "0", 100 - number) for number in range(8))]
+    lines = status_lines(status(open=opened), Look(80, "ascii", ASCII), Wanted())
+    assert [line.split("-> ")[-1].strip() for line in lines if "-> ask" in line] == [f"ask {number}" for number in range(3, 8)]
+    assert "    ... and 3 more open" in lines
+    assert sum("ask " in line for line in status_lines(status(open=opened), Look(80), Wanted(rows=None))) == 8
+
+
+def test_a_run_without_steps_says_so():
+    """An execution has no steps: there is no bar, no count and no workers, while it runs and after."""
+    for state in ("running", "success"):
+        one = status(state=state, levels=[], workers=[], progress=Progress(), metrics={"total_duration_ms": 1500, "workers_used": 0})
+        lines = status_lines(one, Look(80), Wanted())
+        assert "Progress: no steps" in lines
+        assert lines[-1] == "Total: 1.5s"
+        assert change_line(one, Look(80)) == f"14:45:00 {state} no steps"
+
+
+def test_one_level_alone_leaves_the_workers_out():
+    """They are the whole run's; `--workers` has them all the same."""
+    text, both = (status_text(status(), Look(80), Wanted(level=1, workers=workers)) for workers in (False, True))
+    assert "Worker Metrics" not in text
+    assert "Worker Metrics" in both

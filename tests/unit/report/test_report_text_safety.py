@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from otel_exec.printable import printable
-from otel_exec.report.text_safety import display_width, encodable, first_line, pad, shorten, wrap
+from otel_exec.report.text_safety import display_width, encodable, first_line, one_line, pad, shorten, wrap
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,12 @@ def test_the_first_line_that_says_something():
     """Blank lines before it are passed over; a text of blanks has none."""
     assert first_line("\n  \n first \nsecond") == "first"
     assert first_line("\n \n") == ""
+
+
+def test_a_text_in_one_line_has_all_its_lines():
+    """They are joined, since a message may say what matters in its second line; what is very long is cut, and that is seen."""
+    assert one_line("  ConnectionError: the\n\n  server is gone \r\n") == "ConnectionError: the server is gone"
+    assert one_line("") == ""
+    assert len(one_line("x y" * 10_000)) == 300
+    assert one_line("x" * 301).endswith("xx...")
+    assert one_line("x" * 300) == "x" * 300

@@ -315,3 +315,19 @@ def test_a_run_whose_files_were_taken_away_does_not_start(place):
             status_now(place, NOW_NS)
         fcntl.flock(spool, fcntl.LOCK_EX)
         assert status_now(place, NOW_NS).state == "running"
+
+
+def test_with_tasks_open_steps_agree_with_them(place):
+    """A step that has settled since the driver wrote is open no longer, and one that runs has one elapsed time."""
+    steps = [step for step in sample_record.running().steps if not step.group and step.outcome is None][:2]
+    journal = Journal(place.folder)
+    for step in steps:
+        journal.append(
+            [JournalLine(START_NS, "created", node=step.node_id), JournalLine(NOW_NS - 600 * MS, "claimed", node=step.node_id, attempt=1, worker="0")]
+        )
+    journal.append([JournalLine(NOW_NS - 1, "settled", node=steps[0].node_id, outcome="success")])
+    journal.close()
+    written(place, open=[OpenRecord(Kind.STEP, step.name, step.node_id, "0", 100) for step in steps])
+    status = status_now(place, NOW_NS, tasks=True)
+    assert [(span.node_id, span.elapsed_ms) for span in status.open] == [(steps[1].node_id, 600)]
+    assert [row.elapsed_ms for row in status.tasks if row.task_id == steps[1].node_id] == [600]
