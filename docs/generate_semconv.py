@@ -106,7 +106,7 @@ def _metrics() -> str:
     examples = {each.key: each.example for each in semconv.ATTRIBUTES}
 
     def example(metric: semconv.Metric) -> str:
-        labels = ", ".join(f"{key.replace('.', '_')}={json.dumps("true" if examples[key] is True else str(examples[key]))}" for key in metric.attributes)
+        labels = ", ".join(f"{key.replace('.', '_')}={json.dumps('true' if examples[key] is True else str(examples[key]))}" for key in metric.attributes)
         return f"{metric.prometheus}{'_count' if metric.instrument == 'histogram' else ''}{{{labels}}}"
 
     return _table(
