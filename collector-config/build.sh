@@ -5,7 +5,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 manifest="$here/builder.yaml"
 version="$(sed -n 's/^  version: //p' "$manifest")"
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel_exec/otelcol-$version-$(cksum < "$manifest" | cut -d ' ' -f 1)"
+cache="${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/otel_exec/otelcol-$version-$(cksum < "$manifest" | cut -d ' ' -f 1)"
 binary="$cache/otelcol"
 if [ "${1:-}" = --where ]; then
   echo "$binary"
@@ -16,7 +16,10 @@ if ! [ -x "$binary" ]; then
   work="$cache.$$"
   trap 'rm -rf "$work"' EXIT
   mkdir -p "$work/sources"
-  sed "s|^dist:|dist:\n  output_path: $work/sources|" "$manifest" > "$work/builder.yaml"
+  while IFS= read -r line; do
+    printf '%s\n' "$line"
+    if [ "$line" = dist: ]; then printf '  output_path: %s/sources\n' "$work"; fi
+  done < "$manifest" > "$work/builder.yaml"
   GOBIN="$work" go install "go.opentelemetry.io/collector/cmd/builder@v$version" >&2
   "$work/builder" --config="$work/builder.yaml" >&2
   mkdir -p "$cache"

@@ -134,7 +134,7 @@ def _prometheus(queries: tuple[Query, ...], *, exemplars: bool = False) -> list[
             "legendFormat": query.legend,
             "range": query.over_time,
             "instant": not query.over_time,
-            "exemplar": exemplars,
+            "exemplar": exemplars and number == 0,  # of one series of a panel: all of them would show the same dots
             "editorMode": "code",
         }
         for number, query in enumerate(queries)

@@ -105,6 +105,12 @@ def test_attributes_are_registered(board):
                 assert set(values.split("|")) <= allowed, query
 
 
+def test_dots_are_asked_for_once(board):
+    """Of a panel's queries the first alone asks for exemplars: each would bring the same dots."""
+    for panel in board["panels"]:
+        assert not any(target.get("exemplar") for target in panel["targets"][1:]), panel["title"]
+
+
 def test_both_languages_are_asked(board):
     """A board asks Tempo; all but that of a single run, which no metric knows, ask Prometheus, too."""
     kinds = {target["datasource"]["type"] for _, target in _targets(board)}

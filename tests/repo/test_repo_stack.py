@@ -103,6 +103,13 @@ def test_what_a_recipe_sees_is_required(root, tmp_path):
         assert (done.returncode, done.stdout) == (0, f"seen: {seen}\n"), done.stderr
 
 
+def test_where_the_collector_is_built_without_a_home(root):
+    """build.sh says where the Collector is, or would be, without HOME too."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run([root / "collector-config" / "build.sh", "--where"], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("/tmp/.cache/otel_exec/otelcol-")
+
+
 def test_the_readme_has_each_port(root, compose):
     """collector-config/README.md names each port that compose publishes."""
     text = (root / "collector-config" / "README.md").read_text(encoding="utf-8")
