@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
 from otel_exec.guarded_log import warn
@@ -83,7 +84,10 @@ class TimingCollector:
 
     def __init__(self) -> None:
         self._rows: Rows = {}
-        self._lock = threading.Lock()
+        # A finaliser or a signal handler may come in while its thread holds the lock and is in the midst of a change: what it adds waits in `_late`.
+        self._lock = threading.RLock()
+        self._busy = False
+        self._late: deque[Rows] = deque()
         self._running: Callable[..., Iterable[Mapping[str, Mapping[str, int]]]] | None = None
         _collectors.add(self)
 
@@ -105,17 +109,14 @@ class TimingCollector:
 
     def add(self, exec_id: str, node_id: str, phase: str, duration_ns: int) -> None:
         """Add the duration of one occurrence, nanoseconds."""
-        with self._lock:
-            dropped = add_row(self._rows, exec_id, node_id, phase, duration_ns)
-        say_dropped(dropped)
+        self.add_rows({exec_id: {node_id: {phase: duration_ns}}})
 
     def add_rows(self, rows: Rows) -> None:
         """Add many."""
         if not rows:
             return
-        with self._lock:
-            dropped = add_rows(self._rows, rows)
-        say_dropped(dropped)
+        self._late.append(rows)
+        say_dropped(self._take_in())
 
     def add_task(self, exec_id: str, node_id: str, sums: TaskSums, foreign_ids: Rows) -> None:
         """Add what a task of an execution has come to once it is over: its own phases, those of other nodes, and what it kept under execution ids of its own."""
@@ -131,18 +132,34 @@ class TimingCollector:
     def _read(self, exec_id: str, *, take: bool) -> dict[str, dict[str, float]]:
         exec_id = exec_id if isinstance(exec_id, str) else str(exec_id)
         found: Rows = {}
+        self._take_in()
         with self._lock:
             own = self._rows.pop(exec_id, None) if take else self._rows.get(exec_id)
             if own is not None:
-                add_rows(found, {exec_id: own})
+                # Copies at each level: what is added meanwhile by a finaliser must not change what is being walked through.
+                add_rows(found, {exec_id: {node_id: names.copy() for node_id, names in own.copy().items()}})
         if self._running is not None:
             for nodes in self._running(exec_id, take=take):
                 add_rows(found, {exec_id: {node_id: dict(names) for node_id, names in nodes.items()}})
         return {node_id: {name: total_ns / 1e6 for name, total_ns in names.items()} for node_id, names in found.get(exec_id, {}).items()}
 
+    def _take_in(self) -> str | None:
+        """Add what waits, unless this thread is doing so further up; returns the id of an execution that had to go, if one had to."""
+        dropped = None
+        with self._lock:
+            if not self._busy:
+                self._busy = True
+                try:
+                    while self._late:
+                        dropped = add_rows(self._rows, self._late.popleft()) or dropped
+                finally:
+                    self._busy = False
+        return dropped
+
     def _after_fork(self) -> None:
         # Another thread of the parent may have held it.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
 
 
 _collectors: weakref.WeakSet[TimingCollector] = weakref.WeakSet()

@@ -142,13 +142,19 @@ class OpenPhase(Frame, PhaseHandle):
             tokens = self._tokens() if metadata else None
             spanned = self.nearest is None
             with within.lock:
-                end_ns = within.tick() + within.offset_ns
-                if shape.plain and not metadata:
-                    within.sink.own.closed(self.span_id, end_ns, failed, spanned)
-                else:
-                    within.sink.closed(self.span_id, end_ns, error=failed, tokens=tokens, spanned=spanned)
-                    if shape.exec_id is not None:
-                        within.sink.foreign(shape.exec_id, shape.node_id or within.node_id, shape.name, end_ns - self.start_ns)
+                sink, within.sink = within.sink, within.late  # `folding`, without a generator
+                try:
+                    end_ns = within.tick() + within.offset_ns
+                    if shape.plain and not metadata:
+                        sink.own.closed(self.span_id, end_ns, failed, spanned)
+                    else:
+                        sink.closed(self.span_id, end_ns, error=failed, tokens=tokens, spanned=spanned)
+                        if shape.exec_id is not None:
+                            sink.foreign(shape.exec_id, shape.node_id or within.node_id, shape.name, end_ns - self.start_ns)
+                    if within.late.calls and sink is not within.late:
+                        within.late.hand_on()
+                finally:
+                    within.sink = sink
             if spanned and within.may_write():
                 self._write(end_ns, error if raised else None)
             # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
@@ -245,16 +251,22 @@ def open_phase(name: object, metadata: dict[str, object], node_id: str | None = 
             outer_id = within.user_phases.get(parent, outer_id)
         phase = OpenPhase(within, frame, shape, parent, metadata, context)
         with within.lock:
-            phase.start_ns = at_ns = within.tick() + within.offset_ns
-            spanned = within.spans_left > 0  # `take_span`, without a call
-            if spanned:
-                within.spans_left -= 1
-            else:
-                within.unspanned += 1
-            if shape.plain:
-                within.sink.own.opened(phase.span_id, outer_id, shape.name, at_ns)
-            else:
-                within.sink.opened(phase.span_id, outer_id, shape.name, at_ns, node_id=shape.node_id)
+            sink, within.sink = within.sink, within.late  # `folding`, without a generator
+            try:
+                phase.start_ns = at_ns = within.tick() + within.offset_ns
+                spanned = within.spans_left > 0  # `take_span`, without a call
+                if spanned:
+                    within.spans_left -= 1
+                else:
+                    within.unspanned += 1
+                if shape.plain:
+                    sink.own.opened(phase.span_id, outer_id, shape.name, at_ns)
+                else:
+                    sink.opened(phase.span_id, outer_id, shape.name, at_ns, node_id=shape.node_id)
+                if within.late.calls and sink is not within.late:
+                    within.late.hand_on()
+            finally:
+                within.sink = sink
         if not spanned:
             phase.nearest = visible
         elif recorder.open_spans is not None:

@@ -59,7 +59,7 @@ class OpenSpanTable:
 
     def __init__(self, folder: str, writer: str, slots: int = 128) -> None:
         self.path = os.path.join(folder, writer + OPEN_SUFFIX)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sequence = itertools.count(1)
         self._memory: mmap.mmap | None = None
         self._free: list[int] = []
@@ -133,7 +133,7 @@ class OpenSpanTable:
             return
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._free = []
         # The mapping is shared with the parent; forgetting it unmaps it here alone.
         self._memory = None

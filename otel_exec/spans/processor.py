@@ -89,7 +89,7 @@ class ScopeProcessor(SpanProcessor):
     def __init__(self) -> None:
         # By trace and span id, since the SDK ends another object than it starts.
         self._open: dict[tuple[int, int], _Open] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser that ends a span may come in while its thread holds it
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Remember the scope that the span was started in."""
@@ -229,9 +229,9 @@ def _begin(scope: TaskScope, span_id: str, parent: str, above: str, name: str, a
     if not exec_id or exec_id == scope.recorder.exec_id:
         exec_id = None
     clean = sanitise.phase_name(name)
-    with scope.lock:
+    with scope.folding() as sink:
         at_ns = scope.recorder.clock.now_ns()
-        scope.sink.opened(span_id, above, clean, at_ns, node_id=node_id)
+        sink.opened(span_id, above, clean, at_ns, node_id=node_id)
         phase = _AsPhase(clean, node_id, exec_id, at_ns, scope.take_span())
         scope.unspanned += not phase.spanned
     table = scope.recorder.open_spans
@@ -246,11 +246,11 @@ def _end(span: ReadableSpan, opened: _Open, phase: _AsPhase) -> None:
     record = _record(span, scope, opened.ahead_ns)
     failed = record.status == _STATUS_ERROR
     tokens = tokens_of(record.attributes)
-    with scope.lock:
+    with scope.folding() as sink:
         end_ns = scope.recorder.clock.now_ns()
-        scope.sink.closed(record.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.spanned)
+        sink.closed(record.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.spanned)
         if phase.exec_id is not None:
-            scope.sink.foreign(phase.exec_id, phase.node_id or scope.node_id, phase.name, end_ns - phase.start_ns)
+            sink.foreign(phase.exec_id, phase.node_id or scope.node_id, phase.name, end_ns - phase.start_ns)
     if phase.spanned and scope.may_write():
         _write(record, scope, phase, end_ns, failed=failed)
     # Off the list only now: killed in between, it is in the spool and on the list, never in neither.

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
 from opentelemetry import context as context_api
@@ -19,10 +20,11 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 from otel_exec.clock import AnchoredClock
 from otel_exec.semconv import EXEC_ID, NODE_NAME
 from otel_exec.spans import sanitise
+from otel_exec.spans.late_sink import LateSink
 from otel_exec.spans.phase_sink import Ended, PhaseSink, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from opentelemetry.context import Context
@@ -132,7 +134,9 @@ class TaskScope:
         self.recorder = recorder
         self.span_id = span_id
         self.node_id = node_id
-        self.sink = sink
+        # While a thread folds an event `late` stands in `sink`'s place: what opens or closes in the midst of that, in the same thread, is folded after it.
+        self.sink: PhaseSink = sink
+        self.late = LateSink(sink)
         self.attributes = attributes
         self.base: dict[str, AttributeValue] = {**sanitise.attributes(attributes), EXEC_ID: recorder.exec_id}
         self.own_names = (node_id, self.base.get(NODE_NAME))
@@ -148,9 +152,21 @@ class TaskScope:
         self.spans_left = max_spans
         self.unspanned = self.dropped = 0
         self.fan_out = fan_out
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finaliser or a signal handler may come in while its thread holds it
         self.frame = Frame(self, span_id)
         _scopes.add(self)
+
+    @contextmanager
+    def folding(self) -> Iterator[PhaseSink]:
+        """Hold the lock and give the sink, for the block. `open_phase.py` does the same without a generator."""
+        with self.lock:
+            sink, self.sink = self.sink, self.late
+            try:
+                yield sink
+                if self.late.calls and sink is not self.late:
+                    self.late.hand_on()
+            finally:
+                self.sink = sink
 
     def take_span(self) -> bool:
         """Return whether one more span may be written, and take it from what is left. Under the lock."""
@@ -206,8 +222,8 @@ def running_totals(exec_id: str, *, take: bool = False) -> list[Totals]:
     """Return what the tasks that run in this process have under an execution id, the run's own or another; `take`: and forget it where it is another's."""
     found: list[Totals] = []
     for scope in entered.copy():
-        with scope.lock:
-            found.append(scope.sink.totals(scope.node_id) if scope.recorder.exec_id == exec_id else scope.sink.foreign_totals(exec_id, take=take))
+        with scope.folding() as sink:
+            found.append(sink.totals(scope.node_id) if scope.recorder.exec_id == exec_id else sink.foreign_totals(exec_id, take=take))
     return found
 
 
@@ -248,8 +264,11 @@ class _Entered:
         entered.append(scope)
 
     def __exit__(self, *_: object) -> None:
-        with self._scope.lock:
-            self._scope.sink = Ended()
+        scope = self._scope
+        with scope.folding():
+            pass  # what came late is handed on
+        with scope.lock:
+            scope.sink = scope.late.behind = Ended()
         if self._scope in entered:
             entered.remove(self._scope)
         if self._previous is not None:
@@ -266,8 +285,10 @@ def _in_child() -> None:
     global fork_epoch
     fork_epoch += 1
     for scope in list(_scopes):
-        # Another thread of the parent may have held it.
-        scope.lock = threading.Lock()
+        # Another thread of the parent may have held it, in the midst of an event.
+        scope.lock = threading.RLock()
+        scope.late.calls.clear()
+        scope.sink = scope.late.behind
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,6 +12,7 @@ import fcntl
 import os
 import threading
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING
 
 from otel_exec.regular_file import open_regular
@@ -139,12 +140,17 @@ class SpoolWriter:
         self._folder = folder
         self._writer = writer
         self._encoder = LineEncoder(resource)
-        self._lock = threading.Lock()
+        # Both locks may be taken again by the thread that has them: a finaliser or a signal handler may end a span in the midst of a change. `_busy` and
+        # `_filing_busy` say that there is one under way (to who has the lock); what comes then waits in `_late`, with its number of spans, until it is over.
+        self._lock = threading.RLock()
+        self._busy = False
+        self._late: deque[tuple[bytes, int]] = deque()
         self._closed = False
         self._torn = False
         self._fd = -1
         # Who holds it may change the file; `_lock` guards the rest, and is never held during a system call but a direct write's.
-        self._filing = threading.Lock()
+        self._filing = threading.RLock()
+        self._filing_busy = False
         self._ahead: WriteAhead | None = None
         self._ahead_wanted = True
         self._filed_ns = 0
@@ -169,14 +175,23 @@ class SpoolWriter:
         try:
             data = line.encode()
             with self._lock:
-                ahead = self._ahead
-                kept = ahead is not None and not self._torn and ahead.put(data)
-                self.written += kept
+                if self._busy:
+                    self._late.append((data, 1))
+                    return
+                self._busy = True
+                try:
+                    ahead = self._ahead
+                    kept = ahead is not None and not self._torn and ahead.put(data)
+                    self.written += kept
+                finally:
+                    self._busy = False
             if not kept:
                 self._put_slowly(data)
                 self._filed_ns = at_ns
             elif at_ns - self._filed_ns > _WAIT_NS:
                 self._filed_ns = at_ns
+                self.flush()
+            elif self._late:
                 self.flush()
         except Exception as error:
             self.error = self.error or error
@@ -184,11 +199,12 @@ class SpoolWriter:
 
     def flush(self) -> None:
         """Write what was put into the file. One thread at a time; others go on. Never raises."""
-        if self._filing.locked():
+        if self._filing_busy or self._amid():
             return
         try:
-            with self._filing:
-                self._file()
+            with self._filed() as free:
+                if free:
+                    self._file()
         except Exception as error:
             self.error = self.error or error
 
@@ -198,8 +214,15 @@ class SpoolWriter:
             return
         try:
             data = self._encoder.encode(records)
-            with self._filing, self._lock:
-                self._append(data, len(records))
+            if self._amid():
+                self._late.append((data, len(records)))
+                return
+            with self._filed() as free:
+                if not free:
+                    self._late.append((data, len(records)))
+                    return
+                with self._changed():
+                    self._append(data, len(records))
         except Exception as error:
             if self.error is None:
                 self.error = error
@@ -208,12 +231,12 @@ class SpoolWriter:
     def close(self) -> None:
         """Close the file; later writes are counted as lost. Lines that the disk had no room for stay in mapped memory beside it. Safe to call twice."""
         try:
-            with self._filing:
+            with self._filed():
                 try:
                     self._file()
                 except OSError as error:  # a full disk: what is left stays in memory
                     self.error = self.error or error
-                with self._lock:
+                with self._changed():
                     self._closed = True
                     fd, self._fd = self._fd, -1
                     ahead, self._ahead = self._ahead, None
@@ -234,10 +257,13 @@ class SpoolWriter:
 
     def _put_slowly(self, data: bytes) -> None:
         """Take a line that did not fit, or is the first one."""
-        with self._filing:
+        with self._filed() as free:
+            if not free:
+                self._late.append((data, 1))
+                return
             if self._ahead is not None:
                 self._file()
-            with self._lock:
+            with self._changed():
                 if self._ahead_wanted and not self._closed:
                     self._ahead_wanted = False
                     self._map()
@@ -254,15 +280,48 @@ class SpoolWriter:
         except (OSError, ValueError):
             self._ahead = None  # a write each, then
 
+    def _amid(self) -> bool:
+        """Return whether this thread is in the midst of a change further up."""
+        with self._lock:
+            return self._busy
+
+    @contextlib.contextmanager
+    def _filed(self) -> Iterator[bool]:
+        """Hold `_filing` for the block; gives whether the file may be changed: not by who was called in the midst of such a change. Late lines are taken in."""
+        with self._filing:
+            free = not self._filing_busy
+            if free:
+                self._filing_busy = True
+                try:
+                    yield True
+                    while self._late:
+                        data, count = self._late.popleft()
+                        with self._changed():
+                            self._append(data, count)
+                finally:
+                    self._filing_busy = False
+            else:
+                yield False
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[None]:
+        """Hold `_lock` for the block, which changes what `put` changes. Under `_filed`."""
+        with self._lock:
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
     def _file(self) -> None:
         """Append what was put, outside of the lock: meanwhile others may put more."""
-        with self._lock:
+        with self._changed():
             ahead = self._ahead
             data = b"" if ahead is None or ahead.flushed == ahead.end else ahead.pending()
         while data and ahead is not None:
             size = os.write(self._fd, data)
             data = data[size:]
-            with self._lock:
+            with self._changed():
                 ahead.moved(size)
 
     def _append(self, data: bytes, count: int) -> None:
@@ -299,9 +358,10 @@ class SpoolWriter:
 
     def _after_fork(self) -> None:
         """Leave the parent's file to the parent."""
-        self._lock = threading.Lock()
-        self._filing = threading.Lock()
-        self._torn = False
+        self._lock = threading.RLock()
+        self._filing = threading.RLock()
+        self._busy = self._filing_busy = self._torn = False
+        self._late.clear()
         self._ahead_wanted = False  # a child may end in any way; nobody would mend its file
         ahead, self._ahead = self._ahead, None
         if ahead is not None:

@@ -50,10 +50,10 @@ class _Wait:
             frame = frame_of(context_api.get_current())
             above = scope.span_id if frame is None else frame.span_id
             span_id, self._parent = recorder.ids.span_id(), current_span_id()
-            with scope.lock:
+            with scope.folding() as sink:
                 self._start_ns = recorder.clock.now_ns()
                 self._spanned = scope.take_span()
-                scope.sink.wait_opened(span_id, above, self._start_ns)
+                sink.wait_opened(span_id, above, self._start_ns)
             self._span_id = span_id
             if self._spanned and recorder.open_spans is not None:
                 self._slot = recorder.open_spans.open_span(span_id, self._parent, _KIND, _NAME, scope.node_id, self._start_ns)
@@ -66,9 +66,9 @@ class _Wait:
         if not self._span_id:
             return
         try:
-            with scope.lock:
+            with scope.folding() as sink:
                 end_ns = recorder.clock.now_ns()
-                scope.sink.closed(self._span_id, end_ns, error=False)
+                sink.closed(self._span_id, end_ns, error=False)
             if recorder.open_spans is not None:
                 recorder.open_spans.close(self._slot)
             if not self._spanned or not scope.may_write():
