@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from otel_exec.aggregate.tally import Group, Tally, between_ns, counts, total_ns
-from otel_exec.clock import from_iso
+from otel_exec.clock import from_iso, to_iso
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
@@ -30,8 +33,6 @@ __all__ = ["FeatureMetrics", "LevelMetrics", "MetricsCollector", "TaskMetrics", 
 _NS_PER_MS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_Kind = TypeVar("_Kind", bound="_Metrics")
-
 
 class _Metrics:
     """To a dict and back; what a newer writer added is passed over."""
@@ -42,9 +43,16 @@ class _Metrics:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the metrics that `to_dict` gave; unknown keys are ignored, missing ones have their defaults."""
-        known = {each.name for each in dataclasses.fields(cls)}  # type: ignore[arg-type]  # subclasses are dataclasses
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """Return the metrics that `to_dict` gave; unknown keys are ignored, missing ones have their defaults.
+
+        Raises:
+            UsageError: a key without a default is missing, or a value is of another type.
+        """
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            said = str(error)
+            raise UsageError(f"these are no {cls.__name__}: {said[:1].lower()}{said[1:]}") from None
 
 
 @dataclass
@@ -106,12 +114,9 @@ class FeatureMetrics(_Metrics):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the metrics that `to_dict` gave, nested ones included."""
-        nested = dict(values)
-        nested["computed_at"] = _instant(values.get("computed_at")) or _EPOCH
-        nested["worker_metrics"] = [_made(WorkerMetrics, each) for each in values.get("worker_metrics") or []]
-        nested["level_metrics"] = [_made(LevelMetrics, each) for each in values.get("level_metrics") or []]
-        return super().from_dict(nested)
+        """Return the metrics that `to_dict` gave, nested ones included; see `WorkerMetrics.from_dict`. An instant without a time zone is UTC."""
+        at = _instant(values.get("computed_at")) if isinstance(values, Mapping) else None
+        return super().from_dict(values if at is None else {**values, "computed_at": at})
 
 
 def duration_ms(start: datetime | str | None, end: datetime | str | None) -> int | None:
@@ -133,11 +138,22 @@ def duration_ms(start: datetime | str | None, end: datetime | str | None) -> int
 def calculate_percentile(values: Iterable[float], percentile: float) -> int:
     """Return a percentile by linear interpolation between closest ranks, truncated to an integer; 0 for no values.
 
+    Raises:
+        UsageError: the percentile is not between 0 and 100, or a value is no finite number.
+
     Source: Hyndman and Fan, "Sample Quantiles in Statistical Packages" (1996), definition 7.
     """
-    if not 0 <= percentile <= 100:
-        raise UsageError(f"a percentile is between 0 and 100, not {percentile}")
-    return _percentile(sorted(values), percentile)
+    if not isinstance(percentile, int | float) or not 0 <= percentile <= 100:
+        raise UsageError("a percentile is a number between 0 and 100")
+    known = list(values)
+    for index, value in enumerate(known):
+        try:
+            finite = math.isfinite(value)
+        except (TypeError, ValueError, OverflowError):
+            finite = False
+        if not finite:
+            raise UsageError(f"values[{index}] is no finite number, so there is no percentile")
+    return _percentile(sorted(known), percentile)
 
 
 def _percentile(ordered: Sequence[float], percentile: float) -> int:
@@ -157,7 +173,7 @@ class MetricsCollector:
 
     Args:
         record: the run.
-        now_ns: the present instant, nanoseconds since the Unix epoch; the wall clock's where it is not given.
+        now_ns: the present instant, nanoseconds since the Unix epoch; the wall clock's where it is not given. One that no calendar holds raises `UsageError`.
         tally: the sums of the record's steps, where somebody kept them as they came.
         items: how many items of fan-outs there were, completed and failed, where somebody knows better than the record.
     """
@@ -165,6 +181,8 @@ class MetricsCollector:
     def __init__(self, record: RunRecord, *, now_ns: int | None = None, tally: Tally | None = None, items: tuple[int, int, int] | None = None) -> None:
         self._record = record
         self._now_ns = time.time_ns() if now_ns is None else now_ns
+        if to_iso(self._now_ns) is None:
+            raise UsageError("now_ns is no instant: it is in nanoseconds since the Unix epoch, between the years 1 and 9999")
         self._tally = Tally(record.steps) if tally is None else tally
         self._items = items
 
@@ -182,10 +200,10 @@ class MetricsCollector:
                 return task_metrics(step)
         raise UsageError(unknown_name("step", task_id, (step.node_id for step in self._record.steps)))
 
-    def compute_level_metrics(self, level: int) -> LevelMetrics:
+    def compute_level_metrics(self, level: int | str) -> LevelMetrics:
         """Return a level's metrics (1 is first); raises `UsageError` for a level that the record doesn't know."""
         for found in self._record.levels:
-            if found.level == level:
+            if str(found.level) == str(level):
                 return self._level(found)
         raise UsageError(unknown_name("level", str(level), (str(found.level) for found in self._record.levels)))
 
@@ -248,14 +266,18 @@ class MetricsCollector:
         record.templates = self.template_records(templates)
         record.metrics = metrics.to_dict()
 
-    def export_json(self, path: str) -> None:
+    def export_json(self, path: str | os.PathLike[str]) -> None:
         """Write the run's metrics and every step's to a file, whole and atomically.
 
         The JSON object is `FeatureMetrics.to_dict()` with `exec_id` and `task_metrics` beside it.
 
         Raises:
             RecordError: the file can't be written.
+            UsageError: the path is none.
         """
+        path = os.fspath(path)
+        if not path or "\0" in path:
+            raise UsageError(f"{path!r} is no path: the metrics are written to a file")
         tasks = [task_metrics(step).to_dict() for step in self._record.steps if not step.group]
         content = {"exec_id": self._record.exec_id, **self.compute_feature_metrics().to_dict(), "task_metrics": tasks}
         try:
@@ -368,7 +390,7 @@ def _instant(value: object) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return value if value.utcoffset() is not None else value.replace(tzinfo=UTC)
 
 
 def _plain(value: object) -> Any:
@@ -377,12 +399,8 @@ def _plain(value: object) -> Any:
         return value.isoformat()
     if isinstance(value, _Metrics):
         return value.to_dict()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _made(kind: type[_Kind], value: _Kind | Mapping[str, Any]) -> _Kind:
-    return value if isinstance(value, kind) else kind.from_dict(value)  # type: ignore[arg-type]  # not of the kind, so a mapping

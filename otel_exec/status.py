@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from otel_exec.clock import AnchoredClock, from_iso, to_iso
-from otel_exec.errors import RecordError
+from otel_exec.errors import RecordError, UsageError
 from otel_exec.record import locks, storage
+from otel_exec.record.bounds import bound
 from otel_exec.record.find import STATUS_JSON, find_run
 from otel_exec.record.journal import JOURNAL
 from otel_exec.record.model import SCHEMA_VERSION, RunRecord, StepRecord
@@ -87,6 +88,29 @@ def status_now(place: RunPlace, now_ns: int, *, tasks: bool = False) -> StatusRe
     Raises:
         RecordError: nothing that can be read is there.
     """
+    status = _told(place, now_ns, tasks=tasks)
+    _mend(status)
+    return status
+
+
+def _mend(status: StatusRecord) -> None:
+    """Take out of a status what no run comes to, whoever wrote its files: numbers that are none, metrics that are no FeatureMetrics."""
+    bound(status)
+    if status.metrics is None:
+        return
+    from otel_exec.metrics import FeatureMetrics
+
+    try:
+        metrics = FeatureMetrics.from_dict({"computed_at": status.updated_at, **status.metrics})
+    except UsageError:
+        status.metrics = None
+        return
+    bound(metrics)
+    status.metrics = metrics.to_dict()
+
+
+def _told(place: RunPlace, now_ns: int, *, tasks: bool) -> StatusRecord:
+    """Return the status as the run's files tell it."""
     known = read_status(place.folder)
     if known is not None and known.state == "running":
         at_ns = _by_its_clock(known, now_ns)

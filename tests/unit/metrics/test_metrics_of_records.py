@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import msgspec
 import pytest
@@ -318,3 +318,79 @@ def test_the_export_is_the_same_numbers(tmp_path):
     with pytest.raises(RecordError) as caught:
         collector.export_json(f"{tmp_path}/nowhere/metrics.json")
     assert caught.value.path == f"{tmp_path}/nowhere/metrics.json"
+
+
+@pytest.mark.parametrize("values", [[float("nan")], [1, float("inf")], [None], [10**400], [10**5000], ["a"], [1, 2, object()]], ids=range(7))
+def test_percentiles_are_of_finite_numbers(values):
+    """What is no finite number is named by its place, in one sentence."""
+    with pytest.raises(UsageError, match=rf"values\[{len(values) - 1}\] is no finite number"):
+        calculate_percentile(values, 50)
+
+
+@pytest.mark.parametrize("percentile", [float("nan"), float("inf"), -1, 10**400, 10**5000, None, "50"], ids=range(7))
+def test_what_is_no_percentile(percentile):
+    """Nor is anything else between 0 and 100."""
+    with pytest.raises(UsageError, match="between 0 and 100"):
+        calculate_percentile([1], percentile)
+
+
+class Nowhere(tzinfo):
+    """A time zone that does not know how far it is from UTC."""
+
+    def utcoffset(self, _at):
+        return None
+
+
+def test_an_instant_whose_zone_says_nothing_is_utc():
+    """A datetime with a time zone that has no offset is naive, as Python says."""
+    assert duration_ms(NOON, datetime(2026, 11, 23, 12, 0, 1, tzinfo=Nowhere())) == 1000
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (WorkerMetrics, {}, "missing required field `worker_id`"),
+        (TaskMetrics, {}, "missing required field `task_id`"),
+        (LevelMetrics, {}, "missing required field `level`"),
+        (FeatureMetrics, {}, "missing required field `computed_at`"),
+        (FeatureMetrics, 5, "expected `object`, got `int`"),
+        (FeatureMetrics, {"computed_at": "yesterday"}, "computed_at"),
+        (FeatureMetrics, {"computed_at": NOON, "worker_metrics": 5}, "worker_metrics"),
+        (FeatureMetrics, {"computed_at": NOON, "worker_metrics": [5]}, r"worker_metrics\[0\]"),
+        (FeatureMetrics, {"computed_at": NOON, "level_metrics": [{"level": "one"}]}, r"level_metrics\[0\].level"),
+        (LevelMetrics, {"level": 1, "duration_ms": "long"}, "duration_ms"),
+    ],
+)
+def test_what_is_no_metrics_is_refused_in_one_sentence(kind, values, said):
+    """`from_dict` needs what has no default, and takes values of the right types alone."""
+    with pytest.raises(UsageError, match=rf"these are no {kind.__name__}: .*{said}"):
+        kind.from_dict(values)
+
+
+def test_tuples_are_lists_in_json():
+    """Rows that were given as a tuple are in `to_dict` as lists of dicts."""
+    metrics = FeatureMetrics(NOON, worker_metrics=(WorkerMetrics("0"),))
+    assert metrics.to_dict()["worker_metrics"] == [WorkerMetrics("0").to_dict()]
+
+
+@pytest.mark.parametrize("now_ns", [10**30, -(10**30)])
+def test_a_present_that_no_calendar_holds(now_ns):
+    """It is the caller's mistake, said in one sentence."""
+    with pytest.raises(UsageError, match="now_ns is no instant"):
+        MetricsCollector(run(), now_ns=now_ns)
+
+
+def test_a_level_may_be_named_by_its_text():
+    """As workers are, by number or text."""
+    collector = MetricsCollector(run(step("a")))
+    assert collector.compute_level_metrics("1") == collector.compute_level_metrics(1)
+
+
+def test_the_export_takes_any_path(tmp_path):
+    """A `pathlib.Path` as well as text; what can be no path is said in one sentence."""
+    collector = MetricsCollector(run(step("a")), now_ns=now(0))
+    collector.export_json(tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text())["exec_id"] == "exec_1"
+    for path in ("", "a\0b"):
+        with pytest.raises(UsageError, match="is no path"):
+            collector.export_json(path)

@@ -331,3 +331,23 @@ def test_with_tasks_open_steps_agree_with_them(place):
     status = status_now(place, NOW_NS, tasks=True)
     assert [(span.node_id, span.elapsed_ms) for span in status.open] == [(steps[1].node_id, 600)]
     assert [row.elapsed_ms for row in status.tasks if row.task_id == steps[1].node_id] == [600]
+
+
+def test_a_foreign_status_shows_nothing_that_no_run_comes_to(place):
+    """Whatever numbers and metrics a file has, a status has none that is negative or past 64 bits, and metrics are FeatureMetrics or null."""
+    written(
+        place,
+        state="success",
+        progress=Progress(-1, 3, retries=-2),
+        workers=[WorkerRecord("0", uptime_ms=-5, tasks_completed=10**30)],
+        levels=[LevelRecord(1, duration_ms=-1, start_ns=-9)],
+        eta_ms=-3,
+        metrics={"tasks_total": -4, "total_duration_ms": -1, "level_metrics": [{"level": 1, "p99_duration_ms": -1}], "of_another": -5},
+    )
+    told = valid(status_now(place, NOW_NS))
+    assert (told["progress"]["done"], told["levels"][0]["duration_ms"], told["workers"][0]["tasks_completed"]) == (0, None, 0)
+    assert (told["metrics"]["tasks_total"], told["metrics"]["total_duration_ms"]) == (0, None)
+    assert "of_another" not in told["metrics"]
+    for strange in ({"worker_metrics": 5}, {"tasks_total": "many"}, {"level_metrics": [{}]}):
+        written(place, state="success", metrics=strange)
+        assert valid(status_now(place, NOW_NS))["metrics"] is None
