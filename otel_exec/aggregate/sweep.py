@@ -194,6 +194,10 @@ class Sweep:
         """Return the folds by name, in order of first opening; whole after `finish`."""
         return {name: group.settle() for name, group in self.names.items()}
 
+    def is_open(self, span_id: str) -> bool:
+        """Whether a phase or a wait has not closed yet."""
+        return span_id in self._open
+
     def finish(self, at_ns: int) -> int:
         """Close what is open and deal out the shares; returns the time in which any phase was open."""
         for span_id in reversed(list(self._open)):

@@ -96,6 +96,10 @@ class TaskFold:
         if tokens:
             add_counts(self.sums.tokens if node is None else self.sums.nodes.setdefault(node, NodeFold()).tokens, tokens)
 
+    def is_open(self, span_id: str) -> bool:
+        """Whether a phase has not closed yet."""
+        return not self._ended and self._sweep.is_open(span_id)
+
     def foreign(self, exec_id: str, node_id: str, name: str, duration_ns: int) -> None:
         """A phase ended that the user's code keeps under an execution id of its own."""
         dropped = add_row(self.foreign_ids, exec_id, node_id, name, duration_ns)

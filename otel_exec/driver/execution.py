@@ -7,16 +7,20 @@ The user's code behaves as without us: exceptions pass unchanged, and a folder t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from otel_exec import config as configuration
 from otel_exec.driver.environment import experiment_of
 from otel_exec.driver.open_run import OpenRun, begin
 from otel_exec.errors import UsageError
+from otel_exec.guarded_log import warn
 from otel_exec.spans import sanitise
 from otel_exec.spans.open_phase import open_phase
 from otel_exec.spans.open_spans import MOST_NODE_BYTES
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Execution", "execution"]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
+_log = logging.getLogger("otel_exec.execution")
 
 
 def execution(name: str, exec_id: str | None = None, prefix: str | None = None, **settings: object) -> Execution:
@@ -60,7 +65,7 @@ class Execution:
     def __init__(self, name: str, exec_id: str | None, prefix: str | None, settings: dict[str, object]) -> None:
         # No longer than the list of open spans has room for, by which another process knows whose a phase is.
         self._name = sanitise.name(name).encode()[:MOST_NODE_BYTES].decode(errors="ignore") or "execution"
-        self._alias = None if exec_id is None else str(exec_id)
+        self._alias = None if exec_id is None else sanitise.text(exec_id)
         self._given = {**settings, "prefix": prefix}
         self._open: list[OpenRun | OpenPhase | None] = []
 
@@ -77,7 +82,7 @@ class Execution:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        opened = self._open.pop()
+        opened = self._open.pop() if self._open else None
         if opened is not None:
             opened.close(error)
 
@@ -85,19 +90,22 @@ class Execution:
         return self.__enter__()
 
     async def __aexit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        opened = self._open.pop()
+        opened = self._open.pop() if self._open else None
         if not isinstance(opened, OpenRun):
             if opened is not None:
                 opened.close(error)
             return
-        import asyncio
-
         opened.leave(error)
-        # Writing the record, and waiting for what a receiver acknowledges, is not the event loop's.
-        await asyncio.to_thread(opened.settle)
+        await _settle_beside(opened)
 
     def __call__(self, function: _F) -> _F:
-        """Return `function` with a run around each call."""
+        """Return `function` with a run around each call; of a static or class method the same."""
+        if isinstance(function, staticmethod | classmethod):
+            return cast("_F", type(function)(self(function.__func__)))
+        if inspect.isclass(function):
+            raise UsageError(
+                f"execution({self._name!r}) takes a def or async def, not the class {function.__qualname__}: decorate the method that is to be a run"
+            )
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise UsageError(
                 f"execution({self._name!r}) takes a def or async def: a generator's run would end who knows when; use `with execution(...)` around its use"
@@ -120,5 +128,39 @@ class Execution:
     def _begin(self) -> OpenRun | OpenPhase | None:
         if scope_here() is not None:
             return open_phase(self._name, {}, exec_id=self._alias)
-        config = configuration.resolve(self._given, os.environ)
-        return begin(config, experiment_of(self._name, None, sys.argv[1:]), alias=self._alias)
+        try:
+            config = configuration.resolve(self._given, os.environ)
+            experiment = experiment_of(self._name, None, sys.argv[1:])
+        except FileNotFoundError as error:
+            where = "its paths are relative to the working directory, which is gone; name a prefix by its whole path, here or as OTEL_EXEC_PREFIX"
+            warn(_log, "%s is not recorded, the program goes on: %s (%s)", self._name, where, error)
+            return None
+        return begin(config, experiment, alias=self._alias)
+
+
+async def _settle_beside(opened: OpenRun) -> None:
+    """Settle a run in a thread of our own: writing the record, and waiting for what a receiver acknowledges, is not the event loop's, nor its pool's, which is the user's."""
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+    except RuntimeError:  # another kind of event loop
+        opened.settle()
+        return
+
+    def tell() -> None:
+        if not over.done():  # cancelled meanwhile
+            over.set_result(None)
+
+    def settle() -> None:
+        opened.settle()
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(tell)
+
+    try:
+        threading.Thread(target=settle, name="otel_exec settle").start()
+    except RuntimeError:  # no thread can be had
+        opened.settle()
+        return
+    await over

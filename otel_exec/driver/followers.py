@@ -36,9 +36,20 @@ class Followers:
         self._config = config
         self._folder = folder
         self._sampled = sampled
-        self._exporter = _exporter(config, folder, spans=sampled and tracer_provider is None)
+        self._exporter: ExporterHandle | None = None
+        self._timing: TimingLog | None = None
         self._forward = _forwarder(spool_folder, tracer_provider)
         self._timing = _timing_log(spool_folder, os.path.join(folder, "run.log")) if config.timing or config.debug else None
+        self._exporter = _exporter(config, folder, spans=sampled and tracer_provider is None)  # last: none of it needs threads of this process
+
+    def abandon(self) -> None:
+        """End them, of a run that was not begun."""
+        if self._forward is not None:
+            self._forward.finish()
+        if self._timing is not None:
+            self._timing.finish()
+        if self._exporter is not None:
+            self._exporter.kill()
 
     def finish_readers(self, record: RunRecord) -> None:
         """Give the provider and the log what is left, and tell the log how much has no span. The spool is closed."""

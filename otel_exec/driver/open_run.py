@@ -57,8 +57,9 @@ def begin(config: Config, experiment: Experiment, *, alias: str | None) -> OpenR
     try:
         settings, store = settle_in(config, experiment, clock, ids)
         return OpenRun(config, experiment, settings, store, clock, ids, alias)
-    except (OtelExecError, OSError) as error:
-        warn(_log, "%s is not recorded, the program goes on: %s", experiment.name, error)
+    except Exception as error:  # that there is no thread to be had among them
+        where = "" if isinstance(error, OtelExecError) else f" under {config.prefix}"  # ours name it themselves
+        warn(_log, "%s is not recorded%s, the program goes on: %s", experiment.name, where, error)
         if store is not None:
             store.discard()
         return None
@@ -75,13 +76,23 @@ class OpenRun:
         self._name = experiment.name
         self._store = store
         self._clock = clock
+        self._ids = ids
         self._parent = config.parent[1] if config.parent else ""
         self._root, self._task = settings.run_span_id, ids.span_id()
         self._start_ns = start_ns = clock.now_ns()
         self._aggregator = first_half(config, experiment, ExecutorRecord(EXECUTION, 0), settings, store, start_ns, [])
         self._aggregator.record.alias = alias
+        with ExitStack() as undo:
+            self._begin(config, settings, undo)
+            undo.pop_all()
+
+    def _begin(self, config: Config, settings: RunSettings, undo: ExitStack) -> None:
+        """Start what a run has; `undo` ends what was started so far, where something can't be."""
+        store, clock, start_ns = self._store, self._clock, self._start_ns
         self._spool = spool_of(settings, store)
+        undo.callback(self._spool.close)
         self._table = OpenSpanTable(store.spans_folder, "driver")
+        undo.callback(self._table.remove)
         self._recorder = Recorder(
             exec_id=settings.exec_id,
             trace_id=settings.trace_id,
@@ -90,18 +101,22 @@ class OpenRun:
             open_spans=self._table,
             sampled=settings.sampled,
             trace_state=config.trace_state,
-            ids=ids,
+            ids=self._ids,
             limits=settings.limits,
         )
         self._keeper = Keeper(store, self._aggregator, clock, driver=settings.lock_holder, also=config.run_json, eta=lambda: None)
         store.journal([JournalLine(start_ns, "began")])
-        self._keeper.begin()
-        store.publish_latest()
         self._slot = self._table.open_span(self._task, self._root, Kind.TASK, f"task {self._name}", self._name, start_ns)
         self._followers = Followers(config, store.folder, sampled=settings.sampled)
-        self._over = threading.Event()
+        undo.callback(self._followers.abandon)
+        self._begun, self._over = threading.Event(), threading.Event()
         self._beats = threading.Thread(target=self._beat, name="otel_exec execution", daemon=True)
         self._beats.start()
+        undo.callback(self._begun.set)
+        undo.callback(self._over.set)
+        # Once there are threads: what is written outside of the folder can't be taken back.
+        self._keeper.begin()
+        store.publish_latest()
         self._fold = TaskFold(self._task, start_ns)
         self._scope = TaskScope(
             self._recorder,
@@ -113,9 +128,13 @@ class OpenRun:
         )
         self._end_ns = start_ns
         self._finished: list[SpanRecord] = []
+        self._left: list[SpanRecord] = []
+        self._unspanned = self._dropped = 0
         self._entered = ExitStack()
+        undo.callback(self._entered.close)
         self._entered.enter_context(joined_here(install_provider=False))
         self._entered.enter_context(enter_scope(self._scope))
+        self._begun.set()
 
     def close(self, error: BaseException | None) -> None:
         """Leave the run and settle it. Never raises but for an interrupt meanwhile."""
@@ -131,7 +150,8 @@ class OpenRun:
         try:
             with ExitStack() as then:  # the fold ends, and is told of, whatever leaving the block comes to
                 then.callback(self._fold_ends)
-                self._entered.close()
+                then.callback(self._entered.close)
+                self._cut()
             end_ns = self._end_ns
             self._table.close(self._slot)
             attributes = {**self._scope.base, semconv.EXEC_TASK_ID: self._name, semconv.CODE_FUNCTION: self._name}
@@ -148,7 +168,7 @@ class OpenRun:
                 message=message,
             )
             run = run_span(self._recorder, self._name, self._start_ns, end_ns, outcome, span_id=self._root, parent=self._parent)
-            self._recorder.finish([task, run])
+            self._recorder.finish([*self._left, task, run])
             self._finished = [task, run]
         except Exception as problem:
             warn(_log, "the end of %s could not be recorded: %s", self._name, problem)
@@ -179,9 +199,34 @@ class OpenRun:
         except Exception as problem:
             warn(_log, "the record of %s may not be whole: %s", self._name, problem)
 
+    def _cut(self) -> None:
+        """Close the phases that threads which outlive the block have open, at the block's end: that is how far they belong to it."""
+        scope, fold = self._scope, self._fold
+        with scope.lock:
+            self._end_ns = end_ns = self._clock.now_ns()
+            left = [entry for entry in self._table.entries() if entry.kind == Kind.PHASE and fold.is_open(entry.span_id)]
+            scope.end(frozenset(entry.span_id for entry in left))
+            self._unspanned, self._dropped = scope.unspanned, scope.dropped
+        for entry in sorted(left, key=lambda entry: entry.start_ns, reverse=True):
+            fold.closed(entry.span_id, end_ns, error=False)
+            attributes = {**scope.base, semconv.NODE_ID: entry.node_id, semconv.NODE_NAME: entry.node_id, semconv.EXEC_PHASE: entry.name}
+            self._left.append(
+                self._recorder.make(
+                    Kind.PHASE,
+                    entry.name,
+                    entry.start_ns,
+                    end_ns,
+                    span_id=entry.span_id,
+                    parent=entry.parent_span_id,
+                    attributes=attributes,
+                    outcome=Outcome.SUCCESS,
+                )
+            )
+
     def _fold_ends(self) -> None:
-        self._end_ns = self._clock.now_ns()  # after what other threads of the block still told
         fold = self._fold
+        if self._end_ns == self._start_ns:
+            self._end_ns = self._clock.now_ns()
         fold.finish(self._end_ns)
         say_dropped(fold.dropped)
         timing_collector.add_task(self.exec_id, self._name, fold.sums, fold.foreign_ids)
@@ -191,14 +236,14 @@ class OpenRun:
         self._beats.join()
 
     def _fold_in(self) -> None:
-        aggregator, unspanned = self._aggregator, self._scope.unspanned
+        aggregator, unspanned = self._aggregator, self._unspanned
         aggregator.ingest(self._finished)
         aggregator.fold(self._name, 1, self._fold.sums)
         if unspanned:
             aggregator.unspanned.add((self._name, 1))
             aggregator.warn("phases_without_span", f"{self._name}: phases past the limit of spans a task were only counted", unspanned)
-        if self._scope.dropped:
-            aggregator.warn("spans_dropped", f"{self._name}: spans of the code's own past the limit of spans a task were left out", self._scope.dropped)
+        if self._dropped:
+            aggregator.warn("spans_dropped", f"{self._name}: spans of the code's own past the limit of spans a task were left out", self._dropped)
         for code, message, count in self._recorder.take_warnings():
             aggregator.warn(code, message, count)
         fold_forked(aggregator, self._store.spans_folder)
@@ -217,6 +262,7 @@ class OpenRun:
 
     def _beat(self) -> None:
         """Until the block has ended: bring finished spans from memory to the spool's file, where the exporter sees them, and keep the status up to date."""
+        self._begun.wait()
         while not self._over.wait(_BEAT_S):
             self._recorder.flush()
             now_ns = self._clock.now_ns()

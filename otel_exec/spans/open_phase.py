@@ -155,7 +155,7 @@ class OpenPhase(Frame, PhaseHandle):
                         within.late.hand_on()
                 finally:
                     within.sink = sink
-            if spanned and within.may_write():
+            if spanned and within.may_write(self.span_id):
                 self._write(end_ns, error if raised else None)
             # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
             if self.slot > 0:

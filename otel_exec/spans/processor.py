@@ -251,7 +251,7 @@ def _end(span: ReadableSpan, opened: _Open, phase: _AsPhase) -> None:
         sink.closed(record.span_id, end_ns, error=failed, tokens=tokens, spanned=phase.spanned)
         if phase.exec_id is not None:
             sink.foreign(phase.exec_id, phase.node_id or scope.node_id, phase.name, end_ns - phase.start_ns)
-    if phase.spanned and scope.may_write():
+    if phase.spanned and scope.may_write(record.span_id):
         _write(record, scope, phase, end_ns, failed=failed)
     # Off the list only now: killed in between, it is in the spool and on the list, never in neither.
     if phase.slot > 0:

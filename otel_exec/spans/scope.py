@@ -151,6 +151,7 @@ class TaskScope:
         self.new_id = recorder.ids.span_id
         self.spans_left = max_spans
         self.unspanned = self.dropped = 0
+        self.closed_early: frozenset[str] = frozenset()
         self.fan_out = fan_out
         self.lock = threading.RLock()  # a finaliser or a signal handler may come in while its thread holds it
         self.frame = Frame(self, span_id)
@@ -175,9 +176,15 @@ class TaskScope:
             return True
         return False
 
-    def may_write(self) -> bool:
-        """Whether what ends now is to be written: not in a task that nobody waits for any more."""
-        return self.owner is None or not self.owner.abandoned
+    def may_write(self, span_id: str = "") -> bool:
+        """Whether what ends now is to be written: not in a task that nobody waits for any more, nor what was closed by others when the scope ended."""
+        return span_id not in self.closed_early and (self.owner is None or not self.owner.abandoned)
+
+    def end(self, closed_early: frozenset[str]) -> None:
+        """Take nothing in any more, though code of it goes on; of the phases `closed_early` others write the spans. Under the lock."""
+        self.sink = Ended()
+        self.closed_early = closed_early
+        self.spans_left = 0
 
 
 def enter_scope(scope: TaskScope) -> AbstractContextManager[None]:

@@ -399,3 +399,129 @@ def test_logging_of_the_users_that_raises_reaches_nobody(monkeypatch, tmp_path):
     opened._entered.callback(fails)
     opened.close(None)
     assert read_run("w").outcome == "success"
+
+
+def test_without_threads_the_block_runs_unrecorded(monkeypatch, caplog):
+    """Where no thread can be had, that is said once, with what and where, nothing stays of the run, and the next one is recorded."""
+
+    def fails(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        for timing in (False, True):
+            with execution("my-app", timing=timing) as run, phase("work"):
+                assert run.exec_id is None
+    assert len(caplog.records) == 2
+    assert caplog.records[0].getMessage() == f"my-app is not recorded under {os.getcwd()}/outputs, the program goes on: can't start new thread"
+    assert [name for _, _, files in os.walk("outputs") for name in files] == []
+    assert scope_here() is None
+    with execution("my-app"):
+        pass
+    assert read_run().outcome == "success"
+
+
+@pytest.mark.parametrize("pool", ["busy", "shut down"])
+def test_the_end_needs_nothing_of_the_users_pool(pool):
+    """`async with` ends while the event loop's pool is busy, and where it is shut down; the block's own exception passes."""
+
+    async def main():
+        loop, free = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        if pool == "busy":
+            waits = loop.run_in_executor(None, free.wait)
+        try:
+            async with execution("my-app"):
+                if pool == "shut down":
+                    await loop.shutdown_default_executor()
+                raise KeyError("the user's")
+        finally:
+            free.set()
+            if pool == "busy":
+                await waits
+
+    with pytest.raises(KeyError, match="the user's"):
+        asyncio.run(asyncio.wait_for(main(), 60))
+    assert read_run().outcome == "failure"
+
+
+def test_the_end_needs_no_thread(monkeypatch):
+    """Where no thread can be had at the end of an `async with`, the record is written all the same."""
+
+    def fails(_):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        async with execution("my-app"):
+            monkeypatch.setattr(threading.Thread, "start", fails)
+
+    asyncio.run(main())
+    assert read_run().outcome == "success"
+
+
+def test_a_phase_that_outlives_the_block_ends_with_it(caplog):
+    """A thread that goes on after the block: its open phase has a span that ends with the block, as it was counted; what it does later is silence."""
+    begun, over = threading.Event(), threading.Event()
+
+    def work():
+        with phase("outer"), time_phase("w", "node_1", "inner"):
+            begun.set()
+            over.wait(30)
+        with phase("later"):
+            pass
+
+    with execution("my-app"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert begun.wait(30)
+    over.set()
+    thread.join()
+    record = read_run()
+    assert nodes_of(record) == {"my-app": {"outer": 1, "(nodes)": 1}, "node_1": {"inner": 1}}
+    spans = {span.name: span for span in recorded_spans(record)}
+    assert set(spans) == {"outer", "inner", "task my-app", "run my-app"}
+    assert {spans[name].end_ns for name in ("outer", "inner")} == {spans["task my-app"].end_ns}
+    assert spans["inner"].parent_span_id == spans["outer"].span_id
+    check_run(record, files=True)
+    assert (caplog.records, record.warnings) == ([], [])
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path, caplog):
+    """Without a prefix and without a working directory the block runs unrecorded, and one sentence says what to do."""
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with execution("my-app") as run:
+        assert run.exec_id is None
+    (said,) = caplog.records
+    assert "my-app is not recorded, the program goes on: its paths are relative to the working directory, which is gone" in said.getMessage()
+    assert "OTEL_EXEC_PREFIX" in said.getMessage()
+
+
+def test_what_it_decorates():
+    """Static and class methods are unwrapped; a class is a mistake that says so; leaving what was not entered, and names without a text, harm nothing."""
+
+    class NoText:
+        def __str__(self):
+            raise ValueError("no text")
+
+    class Service:
+        @execution("static")
+        @staticmethod
+        def one(number):
+            return number
+
+        @execution("class")
+        @classmethod
+        def other(cls, number):
+            return cls, number
+
+    assert (Service.one(1), Service().one(2), Service.other(3)) == (1, 2, (Service, 3))
+    with pytest.raises(UsageError, match="not the class"):
+        execution("x")(Service)
+    execution("x").__exit__(None, None, None)
+    asyncio.run(execution("x").__aexit__(None, None, None))
+    with execution(NoText(), exec_id=NoText()):
+        pass
+    record = read_run()
+    assert (record.experiment.name, record.alias) == ("<NoText>", "<NoText>")
