@@ -26,6 +26,9 @@ __all__ = [
     "unknown_name",
 ]
 
+# A name in a sentence is no longer than that.
+_LONGEST = 99
+
 
 class OtelExecError(Exception):
     """Root of all errors that this package raises. `exit_code` is what the command line ends with."""
@@ -181,8 +184,14 @@ def qualified_name(kind: type[BaseException]) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence for a name that is not known: it lists the known ones and the closest."""
+    """Return the sentence for a name that is not known: it lists the known ones, long ones shortened, and the closest."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}{guess} (known: {', '.join(names) or 'none'})"
+    guess = f"; did you mean {_short(close[0])!r}?" if close else ""
+    return f"unknown {kind} {_short(name)!r}{guess} (known: {', '.join(map(_short, names)) or 'none'})"
+
+
+def _short(name: str) -> str:
+    """Return a name of at most `_LONGEST` characters: both ends of a longer one."""
+    half = (_LONGEST - 3) // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}...{name[-half:]}"

@@ -149,17 +149,18 @@ def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = 
 
 
 def _row(name: str, phase: PhaseRecord) -> Row:
+    # A file of others may hold anything: no time and no count is below 0.
     return Row(
         name,
-        phase.count,
-        phase.total_ns,
-        phase.union_ns,
-        phase.self_ns,
-        phase.share_ns,
-        phase.p50_ns,
-        phase.p95_ns,
-        phase.p99_ns,
-        phase.errors,
+        max(0, phase.count),
+        max(0, phase.total_ns),
+        max(0, phase.union_ns),
+        max(0, phase.self_ns),
+        max(0, phase.share_ns),
+        _not_below(phase.p50_ns),
+        _not_below(phase.p95_ns),
+        _not_below(phase.p99_ns),
+        max(0, phase.errors),
     )
 
 
@@ -179,10 +180,10 @@ def _of_step(step: AnyBreakdownStep, *, tries: bool) -> Node:
     return Node(
         node_id=step.node_id,
         name=step.name,
-        total_ns=step.node_time_ns,
+        total_ns=_not_below(step.node_time_ns),
         rows=rows,
-        unaccounted_ns=_rest(step.node_time_ns, rows),
-        tokens=step.token_usage,
+        unaccounted_ns=_rest(_not_below(step.node_time_ns), rows),
+        tokens=_counts(step.token_usage),
         step=True,
         timed=True,
         template=step.template,
@@ -203,10 +204,10 @@ def _of_node(node: AnyNode, *, tries: bool) -> Node:
     return Node(
         node_id=node.node_id,
         name=node.name,
-        total_ns=node.total_ns,
+        total_ns=max(0, node.total_ns),
         rows=rows,
-        unaccounted_ns=_rest(node.total_ns, rows),
-        tokens=node.token_usage,
+        unaccounted_ns=_rest(max(0, node.total_ns), rows),
+        tokens=_counts(node.token_usage),
         timed=node.node_id in ran_in,
         tries=tuple(_try(each.node_id, each.attempt, None, each.total_ns, each.phases) for each in node.attempts) if tries and len(node.attempts) > 1 else (),
         ran_in=ran_in,
@@ -219,7 +220,15 @@ def _try(node_id: str, attempt: int, outcome: str | None, total_ns: int | None, 
 
 
 def _rest(total_ns: int | None, rows: Iterable[Row]) -> int | None:
-    return None if total_ns is None else total_ns - sum(row.share_ns for row in rows)
+    return None if total_ns is None else max(0, total_ns - sum(row.share_ns for row in rows))
+
+
+def _not_below(number: int | None) -> int | None:
+    return None if number is None else max(0, number)
+
+
+def _counts(tokens: dict[str, int]) -> dict[str, int]:
+    return {name: max(0, count) for name, count in tokens.items()}
 
 
 def _together(nodes: Sequence[Node]) -> list[Node]:

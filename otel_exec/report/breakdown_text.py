@@ -100,7 +100,7 @@ def _node_lines(node: Node, look: Look, tree: _Tree, *, details: bool) -> list[s
     total = UNKNOWN if node.total_ns is None else ms_text(node.total_ns)
     times = f" x {len(node.members):,}" if node.members else ""
     head = f"{times} - Total: {total}"
-    name = shorten(look.text(node.name), max(_LEAST_NAME, look.width - 2 - len(head)), look.signs.ellipsis)
+    name = shorten(_shown(node.name, look), max(_LEAST_NAME, look.width - 2 - len(head)), look.signs.ellipsis)
     lines = [f"  {look.styled(name, 'bold')}{head}"]
     for text in _facts(node, details=details):
         lines += [look.styled(f"    {line}", "dim") for line in wrap(text, max(1, look.width - 4))]
@@ -145,10 +145,15 @@ def _facts(node: Node, *, details: bool) -> list[str]:
     return facts
 
 
+def _shown(name: str, look: Look) -> str:
+    """Return a name as it can be shown; an empty one in quotes."""
+    return look.text(name) or '""'
+
+
 def _row_lines(rows: Sequence[Row], total_ns: int | None, rest_ns: int | None, look: Look, tree: _Tree, *, details: bool) -> list[str]:
     if not rows:
         return []
-    names = [look.text(row.name) for row in rows]
+    names = [_shown(row.name, look) for row in rows]
     cells = [[ms_text(row.total_ns), f"({percent_text(row.share_ns, total_ns)})"] for row in rows]
     more = [_details(row) for row in rows] if details else [[] for _ in names]
     if rest_ns is not None:

@@ -182,6 +182,40 @@ def test_an_unknown_node_names_the_closest():
         breakdown(two_steps(), node="lon")
 
 
+def test_a_name_that_is_very_long_is_shortened():
+    """Of known names, and of the one that was asked for, both ends are told."""
+    record = two_steps()
+    record.steps[0].name = "n" * 500 + "end"
+    with pytest.raises(UsageError) as raised:
+        breakdown(record, node="x" * 600)
+    assert "n" * 48 + "..." + "n" * 45 + "end" in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+def test_numbers_of_others_below_0_are_0():
+    """A run.json of somebody else's may hold negative times and counts: none is shown, and the rest of a node is never negative."""
+    bad = PhaseRecord(count=-1, total_ns=-5, union_ns=-5, self_ns=-5, share_ns=-5, p50_ns=-5, p95_ns=-5, p99_ns=-5, errors=-5)
+    much = PhaseRecord(count=1, total_ns=90, union_ns=90, self_ns=90, share_ns=90)
+    record = two_steps()
+    record.nodes = [NodeRecord("a", "a", total_ns=10, phases={"much": much, "bad": bad}, token_usage={"tokens": -3}), NodeRecord("b", "b", total_ns=-7)]
+    record.steps[0].token_usage, record.steps[0].node_time_ns = {"tokens": -3}, -9
+    record.steps[0].phases = {"bad": bad}
+    view = breakdown(record, every=True)
+    assert "-" not in msgspec.json.encode(breakdown_mapping(view)["nodes"]["a"]).decode()
+    for node in view.nodes:
+        assert (node.total_ns or 0, node.unaccounted_ns or 0, min(node.tokens.values(), default=0)) >= (0, 0, 0)
+        assert all(row >= 0 for each in node.rows for row in msgspec.structs.astuple(each)[1:] if row is not None)
+
+
+def test_an_empty_name_is_shown_in_quotes():
+    """A node and a phase without a name have a place that can be seen."""
+    record = two_steps()
+    record.nodes = [NodeRecord("", "", total_ns=MS, phases={"": phase(1, 1)})]
+    text = breakdown_text(breakdown(record), Look())
+    assert '  "" - Total: 1.00ms' in text
+    assert '    |- ""  ' in text or '    `- ""  ' in text
+
+
 def test_a_run_that_goes_on_has_taken_as_long_as_it_goes_on():
     """Its duration is counted up to now; nothing is known of a node that has reported nothing."""
     record = sample_record.running()
