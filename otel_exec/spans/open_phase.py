@@ -62,11 +62,11 @@ class OpenPhase(Frame, PhaseHandle):
         self.previous = previous
         self.epoch = scope.fork_epoch
 
-    def set(self, **attributes: object) -> None:
+    def set(self, /, **attributes: object) -> None:
         """Add attributes to the phase's span."""
         self.metadata = {**self.metadata, **attributes}
 
-    def event(self, name: str, **attributes: object) -> None:
+    def event(self, name: str, /, **attributes: object) -> None:
         """Add an event to the phase's span, at this instant."""
         self.add_event(name, cast("Any", attributes))
 

@@ -42,10 +42,10 @@ def send_to(collect: Callable[[str, str, str, int], object]) -> None:
 class PhaseHandle:
     """What `with phase(...) as p` gives; this one, outside of a run, does nothing."""
 
-    def set(self, **attributes: object) -> None:
+    def set(self, /, **attributes: object) -> None:
         """Add attributes to the phase's span."""
 
-    def event(self, name: str, **attributes: object) -> None:
+    def event(self, name: str, /, **attributes: object) -> None:
         """Add an event to the phase's span, at this instant."""
 
 

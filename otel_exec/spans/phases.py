@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
+from otel_exec.errors import UsageError
 from otel_exec.spans import sanitise
 from otel_exec.spans.context_access import current_context
 from otel_exec.spans.open_phase import OpenPhase, open_phase
 from otel_exec.spans.outside import OutsidePhase, PhaseHandle
 from otel_exec.spans.scope import FRAME_KEY, Frame, TaskScope, current_scope, enter_scope
-from otel_exec.spans.wrapping import name_of, plain_function, wrap
+from otel_exec.spans.wrapping import is_wrappable, name_of, plain_function, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ def phase(name: Any = None, /, **metadata: object) -> Any:
         A context manager and decorator in one. Inside a run `as p` gives `p.set(...)` and `p.event(...)`; outside nothing happens.
         A decorated generator is timed while its own code runs: each resumption is one occurrence, what its consumer does between two is not counted.
     """
-    if type(name) is not str and not metadata and (callable(name) or isinstance(name, staticmethod | classmethod)):
+    if type(name) is not str and not metadata and is_wrappable(name):
         return Phase(None, {})(name)
     return Phase(name, metadata)
 
@@ -95,7 +96,7 @@ def timed(phase: Any = None, node_id_param: str = "node_id", exec_id_param: str 
     Returns:
         A decorator. Calls without ids count for the task that they run in; outside of a run they are not timed.
     """
-    if callable(phase) or isinstance(phase, staticmethod | classmethod):
+    if is_wrappable(phase):
         return Timed(None, node_id_param, exec_id_param)(phase)
     return Timed(phase, node_id_param, exec_id_param)
 
@@ -128,31 +129,37 @@ class Phase:
     def __enter__(self) -> PhaseHandle:
         name = "phase" if self._name is None else self._name
         plain = self._node_id is None and self._exec_id is None
-        opened = open_phase(name, self._metadata) if plain else _begin(name, self._metadata, self._node_id, self._exec_id)
+        try:
+            opened = open_phase(name, self._metadata) if plain else _begin(name, self._metadata, self._node_id, self._exec_id)
+        except RecursionError:  # so near the limit there is room for the block alone
+            opened = None
         self._open.append(opened)
         return _NOTHING if opened is None else opened
 
     def __exit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        # Nothing is taken before it is known whose it is: other threads may enter and leave at the same time.
-        here: Any = current_context().get(FRAME_KEY)
-        if type(here) is OpenPhase:
-            try:
-                self._open.remove(here)
-            except ValueError:
-                pass
-            else:
-                here.close(error, current=True)
-                return
-        elif here is None and self._exec_id is None:  # outside of a run
-            try:
-                self._open.remove(None)
-            except ValueError:
-                pass
-            else:
-                return
-        opened = self._take()
-        if opened is not None:
-            opened.close(error)
+        try:
+            # Nothing is taken before it is known whose it is: other threads may enter and leave at the same time.
+            here: Any = current_context().get(FRAME_KEY)
+            if type(here) is OpenPhase:
+                try:
+                    self._open.remove(here)
+                except ValueError:
+                    pass
+                else:
+                    here.close(error, current=True)
+                    return
+            elif here is None and self._exec_id is None:  # outside of a run
+                try:
+                    self._open.remove(None)
+                except ValueError:
+                    pass
+                else:
+                    return
+            opened = self._take()
+            if opened is not None:
+                opened.close(error)
+        except RecursionError:  # so near the limit that there is no room to end it: the one around it does, or the task's end
+            return
 
     async def __aenter__(self) -> PhaseHandle:
         return self.__enter__()
@@ -160,13 +167,13 @@ class Phase:
     async def __aexit__(self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.__exit__(exc_type, error, traceback)
 
-    def set(self, **attributes: object) -> None:
+    def set(self, /, **attributes: object) -> None:
         """Add attributes to the occurrence that the code that calls is in; nothing where it is in none."""
         opened = self._current()
         if opened is not None:
             opened.set(**attributes)
 
-    def event(self, name: str, **attributes: object) -> None:
+    def event(self, name: str, /, **attributes: object) -> None:
         """Add an event to the occurrence that the code that calls is in; nothing where it is in none."""
         opened = self._current()
         if opened is not None:
@@ -214,6 +221,9 @@ class Timed:
     __slots__ = ("_exec_id_param", "_name", "_node_id_param")
 
     def __init__(self, name: str | None, node_id_param: str, exec_id_param: str) -> None:
+        for param in (node_id_param, exec_id_param):
+            if not isinstance(param, str):
+                raise UsageError(f"timed takes the name of a parameter, a string, where it was given {sanitise.text(repr(param), 100)}")
         self._name = name
         self._node_id_param = node_id_param
         self._exec_id_param = exec_id_param
