@@ -215,6 +215,7 @@ class RayExecutor:
         if sent is not None:
             sent.silent = True
             sent.force_s = time.monotonic() + _OBEY_S
+            self._crew.close_spans((node_id, attempt), sent.envelope.span_id)
             self._cancel(sent)
             self._home.end.remote(sent.envelope.span_id, "kill")
         self._notices = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
 from otel_exec.execute.ray_wire import Begun, Facts, Telling, decode
-from otel_exec.spans.spool import SPOOL_SUFFIX
+from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ class Crew:
         self._members: dict[int, Member] = {}
         self._claims: dict[tuple[str, int], Member] = {}
         self._skewed: set[str] = set()
+        self._closed: set[str] = set()
         self.error: OSError | None = None
 
     def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes], int], notices: list[Notice]) -> None:
@@ -178,10 +179,17 @@ class Crew:
         if fd >= 0:
             os.close(fd)
 
+    def close_spans(self, key: tuple[str, int], span_id: str) -> None:
+        """An attempt is ended by force: its task span, and what was open in it when last told, are the runner's to write. What its worker still tells of them is left out."""
+        self._closed.add(span_id)
+        self._closed.update(entry.span_id for entry in self.open_spans(key, span_id))
+
     # --- the spool --------------------------------------------------------------------------------------------------------------------------------
 
     def _append(self, member: Member, lines: bytes) -> None:
         """Append lines to the worker's file, with one system call."""
+        if self._closed:
+            lines = b"".join(line for line in lines.splitlines(keepends=True) if self._closed.isdisjoint(span.span_id for span in decode_line(line)))
         if not lines:
             return
         try:

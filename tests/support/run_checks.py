@@ -96,7 +96,8 @@ def check_run(record: RunRecord, *, files: bool = True) -> Trace:
 
 
 def _check_spans(record: RunRecord, trace: Trace) -> None:
-    assert len(trace.by_id) == len(trace.spans), "a span stands twice in the spool"
+    twice = [span for span in trace.spans if trace.by_id[span.span_id] is not span]
+    assert not twice, f"spans stand twice in the spool: {[(span, trace.by_id[span.span_id]) for span in twice]}"
     root = trace.one(Kind.RUN)
     assert root.span_id == record.root_span_id
     assert root.span_kind == 2

@@ -11,6 +11,9 @@ from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, Wo
 from otel_exec.execute.clock_offset import RoundTrip, estimate
 from otel_exec.execute.ray_crew import Crew
 from otel_exec.execute.ray_wire import Begun, Facts, Telling, encode
+from otel_exec.spans.line_codec import LineEncoder
+from otel_exec.spans.span_record import SpanRecord
+from otel_exec.spans.spool import read_spool
 
 NODE = "n" * 56
 
@@ -61,6 +64,16 @@ def test_who_has_died_says_nothing_more(crew, tmp_path):
     crew.take_in(([], [telling(1, b"late\n", begun)], 0), notices)
     assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"one\n"
     assert crew.close() == []
+
+
+def test_what_is_ended_by_force_is_written_by_its_runner_alone(crew, tmp_path):
+    """The task of a killed attempt ended just then: its worker's own span, told after the kill, is left out; a phase beside it that nobody closed is kept."""
+    task, phase = "a" * 16, "b" * 16
+    crew.take_in(([facts()], [telling(0, begun=Begun(task, "step", 1, 5))], 0), [])
+    crew.close_spans(("step", 1), task)
+    spans = [SpanRecord("c" * 32, span_id, "", name, name, 1, 2, {}) for span_id, name in ((phase, "phase"), (task, "task"))]
+    crew.take_in(([], [telling(1, LineEncoder({}).encode(spans))], 0), [])
+    assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == [phase]
 
 
 @pytest.mark.parametrize(
