@@ -29,9 +29,10 @@ class Followers:
         folder: the run's.
         sampled: whether the run's spans are to go out.
         tracer_provider: an OpenTelemetry SDK provider that they go through instead of our own exporter, or `None`.
+        alias: what the program itself calls the run, or `None`.
     """
 
-    def __init__(self, config: Config, folder: str, *, sampled: bool, tracer_provider: object = None) -> None:
+    def __init__(self, config: Config, folder: str, *, sampled: bool, tracer_provider: object = None, alias: str | None = None) -> None:
         spool_folder = os.path.join(folder, "spans")
         self._config = config
         self._folder = folder
@@ -39,7 +40,7 @@ class Followers:
         self._exporter: ExporterHandle | None = None
         self._timing: TimingLog | None = None
         self._forward = _forwarder(spool_folder, tracer_provider)
-        self._timing = _timing_log(spool_folder, os.path.join(folder, "run.log")) if config.timing or config.debug else None
+        self._timing = _timing_log(spool_folder, os.path.join(folder, "run.log"), alias) if config.timing or config.debug else None
         self._exporter = _exporter(config, folder, spans=sampled and tracer_provider is None)  # last: none of it needs threads of this process
 
     def abandon(self) -> None:
@@ -86,10 +87,10 @@ def _print_lines(folder: str, signal: Signal) -> None:
     print_lines(folder, sys.stdout, signal)
 
 
-def _timing_log(spool_folder: str, path: str) -> TimingLog:
+def _timing_log(spool_folder: str, path: str, alias: str | None) -> TimingLog:
     from otel_exec.spans.timing_log import TimingLog
 
-    return TimingLog(spool_folder, path)
+    return TimingLog(spool_folder, path, alias=alias)
 
 
 def _forwarder(spool_folder: str, tracer_provider: object) -> SpoolForwarder | None:

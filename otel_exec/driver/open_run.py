@@ -107,7 +107,7 @@ class OpenRun:
         self._keeper = Keeper(store, self._aggregator, clock, driver=settings.lock_holder, also=config.run_json, eta=lambda: None)
         store.journal([JournalLine(start_ns, "began")])
         self._slot = self._table.open_span(self._task, self._root, Kind.TASK, f"task {self._name}", self._name, start_ns)
-        self._followers = Followers(config, store.folder, sampled=settings.sampled)
+        self._followers = Followers(config, store.folder, sampled=settings.sampled, alias=self._aggregator.record.alias)
         undo.callback(self._followers.abandon)
         self._begun, self._over = threading.Event(), threading.Event()
         self._beats = threading.Thread(target=self._beat, name="otel_exec execution", daemon=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from otel_exec.guarded_log import warn
 from otel_exec.printable import printable
-from otel_exec.semconv import EXEC_ID, NODE_ID, Kind
+from otel_exec.semconv import EXEC_ID, FOREIGN_EXEC_ID, NODE_ID, Kind
 from otel_exec.spans.log_takers import FileTaker, Taker, TerminalTaker
 from otel_exec.spans.outside import LOGGER, TIMING
 from otel_exec.spans.spool_tail import SpoolTail
@@ -48,9 +48,11 @@ class TimingLog:
     Args:
         spool_folder: the run's `spans` folder.
         path: the run's `run.log`.
+        alias: what the program calls the run, by which its lines are to be found; `None` where it has the id that we gave it alone.
     """
 
-    def __init__(self, spool_folder: str, path: str) -> None:
+    def __init__(self, spool_folder: str, path: str, *, alias: str | None = None) -> None:
+        self._alias = alias
         takers: list[Taker] = []
         try:
             takers.append(FileTaker(path))
@@ -75,7 +77,8 @@ class TimingLog:
         if span.kind != Kind.PHASE:
             return
         attributes = span.attributes
-        say(attributes.get(EXEC_ID), attributes.get(NODE_ID), span.name, span.duration_ns, failed=span.status == _ERROR, lines=self._lines)
+        exec_id = attributes.get(FOREIGN_EXEC_ID) or self._alias or attributes.get(EXEC_ID)
+        say(exec_id, attributes.get(NODE_ID), span.name, span.duration_ns, failed=span.status == _ERROR, lines=self._lines)
 
 
 def say(exec_id: object, node_id: object, name: str, duration_ns: int, *, failed: bool, lines: LogLines | None) -> None:

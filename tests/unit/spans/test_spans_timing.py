@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from otel_exec.semconv import FOREIGN_EXEC_ID
 from otel_exec.spans import timing_log
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.log_takers import TerminalTaker
@@ -20,16 +21,16 @@ from otel_exec.spans.timing_log import TIMING, LogLines, TimingLog
 LOGGER = logging.getLogger("otel_exec.timing")
 
 
-def write(folder, name, exec_id, count=1):
+def write(folder, name, exec_id, count=1, more=None):
     (folder / "spans").mkdir(parents=True, exist_ok=True)
-    record = SpanRecord("ab" * 16, "1" * 16, "", name, "phase", 1, 2_000_001, {"exec.id": exec_id, "node.id": "n"})
+    record = SpanRecord("ab" * 16, "1" * 16, "", name, "phase", 1, 2_000_001, {"exec.id": exec_id, "node.id": "n", **(more or {})})
     with open(folder / "spans" / "driver.jsonl", "ab") as file:
         file.write(LineEncoder({}).encode([record]) * count)
 
 
-def start(folder):
+def start(folder, alias=None):
     (folder / "spans").mkdir(parents=True, exist_ok=True)
-    return TimingLog(str(folder / "spans"), str(folder / "run.log"))
+    return TimingLog(str(folder / "spans"), str(folder / "run.log"), alias=alias)
 
 
 def logged(folder):
@@ -179,6 +180,18 @@ def test_a_forked_child_writes_its_lines_itself(capfd):
     assert os.waitpid(pid, 0)[1] == 0
     lines.close()
     assert "from the child" in capfd.readouterr().err
+
+
+def test_a_line_has_the_id_that_the_users_code_knows(tmp_path, capsys):
+    """The phase's own, else the alias of the run, else the run's: who searches a log for `wf-7` finds what `wf-7` did."""
+    known, plain = tmp_path / "known", tmp_path / "plain"
+    for folder, alias, expected in ((known, "wf-7", "wf-7"), (plain, None, "exec_1")):
+        log = start(folder, alias)
+        write(folder, "a", "exec_1")
+        write(folder, "b", "exec_1", more={FOREIGN_EXEC_ID: "request-3"})
+        log.finish()
+        assert logged(folder) == [(expected, "a"), ("request-3", "b")]
+    assert capsys.readouterr().err.count("TIMING") == 4
 
 
 def test_a_full_queue_waits(tmp_path, monkeypatch):
