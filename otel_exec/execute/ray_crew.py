@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
 from otel_exec.execute.ray_wire import Begun, Facts, Telling, decode
+from otel_exec.semconv import Kind
 from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ __all__ = ["Crew", "Member"]
 
 # Clocks that disagree by less are told apart by nobody (measured: round trips of an actor take about a millisecond).
 _SKEW_NS = 10_000_000
+# The runner reads the clock a moment before it has an attempt ended; what ended in between is too late as well.
+_SOON_NS = 1_000_000
+_AFTER_THE_TASK = frozenset({Kind.VERIFY, Kind.STORE})
 
 
 @dataclass(eq=False, slots=True)
@@ -55,6 +59,7 @@ class Crew:
         self._claims: dict[tuple[str, int], Member] = {}
         self._skewed: set[str] = set()
         self._closed: set[str] = set()
+        self._cuts: dict[str, int] = {}
         self.error: OSError | None = None
 
     def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes], int], notices: list[Notice]) -> None:
@@ -102,7 +107,7 @@ class Crew:
         member = self._members.setdefault(telling.number, Member(telling.number))
         if member.gone:
             return  # what was open in it has been closed by others
-        self._append(member, telling.lines)
+        self._append(member, self._in_time(telling.begun or member.begun, telling.lines) if self._cuts else telling.lines)
         worker_id = str(telling.number)
         notices.extend(Output(worker_id, node_id, text) for node_id, text in telling.output)
         begun = telling.begun
@@ -180,16 +185,28 @@ class Crew:
             os.close(fd)
 
     def close_spans(self, key: tuple[str, int], span_id: str) -> None:
-        """An attempt is ended by force: its task span, and what was open in it when last told, are the runner's to write. What its worker still tells of them is left out."""
+        """An attempt is ended by force now: its task span, and what was open in it when last told, are the runner's to write."""
+        self._cuts[span_id] = self._clock.now_ns() - _SOON_NS
         self._closed.add(span_id)
         self._closed.update(entry.span_id for entry in self.open_spans(key, span_id))
+
+    def _in_time(self, begun: Begun | None, lines: bytes) -> bytes:
+        """Leave out of a worker's lines what it went on with after its attempt was ended by force: the runner has settled that attempt."""
+        told = [(line, decode_line(line)) for line in lines.splitlines(keepends=True)]
+        tasks = {span.span_id for _, spans in told for span in spans} | ({begun.span_id} if begun is not None else set())
+        cut_ns = min((self._cuts[span_id] for span_id in tasks if span_id in self._cuts), default=None)
+        if cut_ns is None:
+            return lines
+        return b"".join(
+            line
+            for line, spans in told
+            if all(span.end_ns <= cut_ns and span.span_id not in self._closed and span.kind not in _AFTER_THE_TASK for span in spans)
+        )
 
     # --- the spool --------------------------------------------------------------------------------------------------------------------------------
 
     def _append(self, member: Member, lines: bytes) -> None:
         """Append lines to the worker's file, with one system call."""
-        if self._closed:
-            lines = b"".join(line for line in lines.splitlines(keepends=True) if self._closed.isdisjoint(span.span_id for span in decode_line(line)))
         if not lines:
             return
         try:

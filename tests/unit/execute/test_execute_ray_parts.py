@@ -67,11 +67,15 @@ def test_who_has_died_says_nothing_more(crew, tmp_path):
 
 
 def test_what_is_ended_by_force_is_written_by_its_runner_alone(crew, tmp_path):
-    """The task of a killed attempt ended just then: its worker's own span, told after the kill, is left out; a phase beside it that nobody closed is kept."""
+    """A killed attempt ended just then: its task, what came after it and what ended later are left out of what its worker tells; a phase that had ended is kept."""
     task, phase = "a" * 16, "b" * 16
     crew.take_in(([facts()], [telling(0, begun=Begun(task, "step", 1, 5))], 0), [])
     crew.close_spans(("step", 1), task)
-    spans = [SpanRecord("c" * 32, span_id, "", name, name, 1, 2, {}) for span_id, name in ((phase, "phase"), (task, "task"))]
+    late = AnchoredClock().now_ns() + 10**9
+    spans = [
+        SpanRecord("c" * 32, span_id, "", kind, kind, 1, end_ns, {})
+        for span_id, kind, end_ns in ((phase, "phase", 2), ("d" * 16, "phase", late), (task, "task", 2), ("e" * 16, "store", 2))
+    ]
     crew.take_in(([], [telling(1, LineEncoder({}).encode(spans))], 0), [])
     assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == [phase]
 
