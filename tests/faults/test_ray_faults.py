@@ -22,6 +22,7 @@ def _run(*words):
     return done.stdout
 
 
+@pytest.mark.skipif("OTEL_EXEC_FAULTS" not in os.environ, reason="kills at random moments: make faults, or OTEL_EXEC_FAULTS=1")
 def test_random_kills_of_workers():
     """Three workers killed at random moments: every run succeeds, nothing that had finished is redone, and the record says who died."""
     assert "every run succeeded" in _run(str(HERE / "ray_kills.py"), "--kills", "3", "--seed", "7")
