@@ -109,10 +109,10 @@ def block(config):
 
 def block_stubbornly(config):
     print("stubborn")
-    with open(config.path + ".begun", "w"):
-        pass
     while not os.path.exists(config.path):
-        try:
+        try:  # whoever sees the file interrupts: already there it must find us stubborn
+            with open(config.path + ".begun", "w"):
+                pass
             while not os.path.exists(config.path):
                 time.sleep(0.005)
         except KeyboardInterrupt:

@@ -90,6 +90,11 @@ class Reply:
     message: str = ""
     metadata: tuple[tuple[str, bytes | str], ...] = ()
 
+    @property
+    def taken(self) -> bool:
+        """Whether what was sent counts as received: it was answered as a receiver answers, which a page with status 200 is not."""
+        return self.keep or (self.status == 200 and not self.close and not self.body)
+
 
 @dataclass
 class Request:
@@ -194,7 +199,7 @@ class OtlpReceiver:
         if reply.hold is not None:
             reply.hold.wait(60)
         with self._changed:
-            if (reply.status == 200 and not reply.close) or reply.keep:
+            if reply.taken:
                 self.points.extend(points)
             self._changed.notify_all()
         return reply
@@ -208,7 +213,7 @@ class OtlpReceiver:
         if reply.hold is not None:
             reply.hold.wait(60)
         with self._changed:
-            if (reply.status == 200 and not reply.close) or reply.keep:
+            if reply.taken:
                 self.spans.extend(spans)
             self._changed.notify_all()
         return reply
