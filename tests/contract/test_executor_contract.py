@@ -411,7 +411,7 @@ def test_kill(rig, tmp_path):
     rig.submit(steps.block_stubbornly, Config(gate))
     worker_id = rig.claimed().worker_id
     wait_for(gate + ".begun")
-    assert [span.kind for span in rig.executor.open_spans("step", 1)] == ["task"]
+    assert [span.kind for span in rig.until(lambda: rig.executor.open_spans("step", 1))] == ["task"]  # on Ray as last told
     rig.until(lambda: rig.executor.log_tail("step", 1) == "stubborn")
     assert rig.executor.log_tail("other", 1) == ""
     rig.executor.kill("step", 1)
