@@ -22,7 +22,7 @@ from otel_exec.aggregate.journal_index import Settled
 from otel_exec.aggregate.open_ends import OpenEnds
 from otel_exec.clock import from_iso
 from otel_exec.errors import RecordError
-from otel_exec.record import locks, storage
+from otel_exec.record import locks, reserve, storage
 from otel_exec.record.find import RUNNING
 from otel_exec.record.journal import read_journal
 from otel_exec.record.model import RunRecord
@@ -30,7 +30,7 @@ from otel_exec.record.record_file import read_record
 from otel_exec.record.status_file import read_status
 from otel_exec.record.step_files import read_events, standing
 from otel_exec.regular_file import open_regular
-from otel_exec.semconv import Outcome, StatusWord
+from otel_exec.semconv import OUTCOME_OF_STATUS, Outcome
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.open_spans import OPEN_SUFFIX, read_open
 from otel_exec.spans.spool import SPOOL_SUFFIX, mend_folder, read_spool_file
@@ -43,14 +43,15 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["LeftBehind", "close_open_ends", "forget", "last_sign_ns", "lives", "look", "recover"]
+__all__ = ["LeftBehind", "close_open_ends", "forget", "last_sign_ns", "lives", "look", "over", "recover"]
 
 _RECOVERED = "recovered" + SPOOL_SUFFIX
 _LOCK_FILE = "recovery.lock"
 _NS = 1_000_000_000
+# A driver's name is some hundred bytes; what is longer is none.
+_MARK_BYTES = 4096
 # How long the workers of a dead driver may take to end: they notice within milliseconds.
 _PATIENCE_S = 2.0
-_OUTCOMES = {StatusWord.SUCCESS.value: Outcome.SUCCESS, StatusWord.FAILED.value: Outcome.FAILURE, StatusWord.CANCELLED.value: Outcome.CANCELLATION}
 
 
 class LeftBehind(msgspec.Struct, frozen=True):
@@ -133,6 +134,24 @@ def look(folder: str) -> LeftBehind | None:
     )
 
 
+def over(folder: str) -> bool:
+    """Return whether a run on the list of those that run is none any more, and left nothing to be recovered.
+
+    It ended in order and was killed before it took itself off the list, or it was killed before it had a record.
+    """
+    try:
+        return read_record(folder + "/run.json").outcome != "running"
+    except RecordError:
+        pass
+    mark = _mark(folder)
+    try:
+        driver = storage.read_head(mark, _MARK_BYTES).decode("utf-8", "replace")
+        # It is put there with its driver's name in it: one without was torn by a kill.
+        return locks.holder_dead(driver) if driver else time.time() - os.stat(mark).st_mtime > locks.STALE_S
+    except OSError:
+        return False
+
+
 def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | None:
     """Close what a dead run left open, in a spool file of its own; take away its locks and its half-written files.
 
@@ -171,7 +190,13 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
 def forget(folder: str) -> None:
     """Take a recovered run off the list of those that run. Never raises."""
     with contextlib.suppress(OSError):
-        os.unlink(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(folder))), RUNNING[-1], os.path.basename(os.path.abspath(folder))))
+        os.unlink(_mark(folder))
+
+
+def _mark(folder: str) -> str:
+    """Return the path of the file that says that a run goes on."""
+    runs, name = os.path.split(os.path.abspath(folder))
+    return os.path.join(os.path.dirname(runs), RUNNING[-1], name)
 
 
 def _opened(folder: str) -> Iterator[tuple[str, OpenEntry]]:
@@ -272,7 +297,7 @@ def _settled_by_files(record: RunRecord, unsettled: Sequence[str]) -> dict[str, 
             last = standing(read_events(path))
         except RecordError:
             continue
-        outcome = _OUTCOMES.get(last.status) if last is not None and last.exec_id == record.exec_id else None
+        outcome = OUTCOME_OF_STATUS.get(last.status) if last is not None and last.exec_id == record.exec_id else None
         at_ns = from_iso(last.date) if last is not None else None
         if outcome is not None and last is not None and at_ns is not None:
             failed = outcome != Outcome.SUCCESS
@@ -291,6 +316,7 @@ def _resource(record: RunRecord, journal: Sequence[JournalLine]) -> dict[str, At
 
 def _clean_up(folder: str, record: RunRecord, journal: Sequence[JournalLine], going_on: frozenset[str]) -> None:
     """Take away what the dead run held: its locks under its prefix, half-written files. The lists of open spans stay: `status` tells from them what was open. Never raises."""
+    reserve.let_go(folder)
     for name in _names(folder):
         if name.endswith(".tmp"):
             with contextlib.suppress(OSError):

@@ -64,6 +64,13 @@ STATUS_OF_OUTCOME: Final[dict[Outcome, StatusWord]] = {
     Outcome.SKIP: StatusWord.DEP_FAILED,
 }
 
+# The words that a worker ends a step's status file with, and what they say of an attempt whose report was lost.
+OUTCOME_OF_STATUS: Final[dict[str, Outcome]] = {
+    StatusWord.SUCCESS.value: Outcome.SUCCESS,
+    StatusWord.FAILED.value: Outcome.FAILURE,
+    StatusWord.CANCELLED.value: Outcome.CANCELLATION,
+}
+
 
 class Kind(StrEnum):
     """The kinds of span (`exec.kind`). A span without one is the user's own."""

@@ -138,9 +138,10 @@ class OpenEnds:
 
         Args:
             last_ns: the last sign of life, nanoseconds since the Unix epoch.
-            settled: of steps, what their own status files know.
+            settled: of steps, what their own status files know; one that was settled after `last_ns` was a later sign of life.
         """
         self._made = []
+        last_ns = max([last_ns, *(each.at_ns for each in settled.values())])
         outcomes = {**settled, **self._journal.settled}
         self._close_run(last_ns)
         self._close_workers(last_ns)

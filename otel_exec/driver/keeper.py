@@ -146,6 +146,7 @@ class Keeper:
         record = finish(render(self._aggregator), now_ns, tally=tally)
         if export is not None:
             record.export = export
+        self._store.let_reserve_go()
         self._store.write_run(write_record(record), also=self._also)
         self._write_status([], now_ns, tally)
 

@@ -14,7 +14,7 @@ from otel_exec.plan.graph import PlanWarning
 from otel_exec.record import storage
 from otel_exec.record.find import list_running
 from otel_exec.record.model import EarlierRun
-from otel_exec.recovery import forget, look, recover
+from otel_exec.recovery import forget, look, over, recover
 from otel_exec.report.durations import duration_text
 from otel_exec.spans.span_record import SpanLink
 
@@ -50,10 +50,13 @@ def look_back(order: Order, exec_id: str) -> Resumed:
         return Resumed()
     found: list[LeftBehind] = []
     for folder in list_running(prefix):
-        if not folder.endswith(exec_id):
-            left = look(folder)
-            if left is not None:
-                found.append(left)
+        if folder.endswith(exec_id):
+            continue
+        left = look(folder)
+        if left is not None:
+            found.append(left)
+        elif over(folder):
+            forget(folder)
     if not found:
         return Resumed()
     found.sort(key=lambda left: left.last_ns)

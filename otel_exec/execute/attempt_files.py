@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from otel_exec import semconv
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
-from otel_exec.record import locks, step_files, storage
+from otel_exec.record import locks, reserve, step_files, storage
 from otel_exec.semconv import Outcome, StatusWord
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class AttemptFiles:
             RecordError: the lock can't be written.
         """
         settings, envelope = self._settings, self._envelope
-        if envelope.locked:
+        if envelope.locked and not envelope.after_loss:
             return ""
-        state = locks.acquire(envelope.output_path, settings.lock_holder)
+        state = reserve.with_room(settings.run_folder, lambda: locks.acquire(envelope.output_path, settings.lock_holder))
         if not state.taken:
             return state.holder or locks.UNKNOWN
         if state.taken_over_from:
@@ -63,10 +63,10 @@ class AttemptFiles:
     def begin(self) -> None:
         """Say RUNNING in the output folder, which the lock made, dated at created; raises `RecordError` or `OSError`."""
         envelope = self._envelope
-        if envelope.attempt == 1 or (not envelope.locked and not self._said()):
+        if envelope.attempt == 1 or ((envelope.after_loss or not envelope.locked) and not self._said()):
             if self._rerun:  # an earlier run's log is not this one's
                 storage.remove(envelope.output_path + step_files.LOG)
-            step_files.append_event(envelope.output_path, self._event(StatusWord.RUNNING, envelope.first_created_ns))
+            self._append(self._event(StatusWord.RUNNING, envelope.first_created_ns))
 
     def _said(self) -> bool:
         """Whether an earlier attempt of this run, of which nobody knows how far it came, said RUNNING."""
@@ -80,7 +80,11 @@ class AttemptFiles:
             event.message = f"{error.type}: {error.message}" if error.message else error.type
         event.execution_start_time = started_ns / 1e9
         event.execution_end_time = completed_ns / 1e9
-        step_files.append_event(self._envelope.output_path, event)
+        self._append(event)
+
+    def _append(self, event: step_files.StatusEvent) -> None:
+        """Append an event, on a full disk with room from the reserve."""
+        reserve.with_room(self._settings.run_folder, lambda: step_files.append_event(self._envelope.output_path, event))
 
     def write_info(self, started_ns: int, completed_ns: int, settled_ns: int) -> None:
         """Write `.executor_info`; what goes wrong is a warning."""

@@ -19,7 +19,7 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
 
     `info` is the static half of `.executor_info`, a JSON object as bytes. `locked`: the step's lock is held by this driver already (a later attempt).
     `last_attempt`: a failure of this one is final, so the worker writes it to the status file. `parent_span_id` is the step span, `span_id` the task span to be made.
-    `force`: run it although its status file says SUCCESS.
+    `force`: run it although its status file says SUCCESS. `after_loss`: an attempt before this one was lost with its worker, and nobody knows how far it came.
     """
 
     node_id: str
@@ -41,6 +41,7 @@ class TaskEnvelope(msgspec.Struct, frozen=True, array_like=True):
     code_file: str = ""
     code_line: int = 0
     force: bool = False
+    after_loss: bool = False
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """A run's own folder, `<prefix>/.otel_exec/runs/<exec_id>/`, as its run writes it.
 
 What comes in: records and transitions. What goes out: run.json, status.json, journal.jsonl and `latest`, each appended a line at a time or replaced whole and atomically, each by one writer.
-While it runs its exec id also stands in `running/` beside `runs/`, so that whoever comes after it finds those that were killed without looking at all.
+While it runs its exec id also stands in `running/` beside `runs/`, in a file that names its driver, so that whoever comes after it finds those that were killed
+without looking at all.
 For a remote prefix the live files lie in a local folder and are uploaded at intervals and at the end; run.json alone is written to the store each time.
 How records are read and runs found again stands in `record_file.py`, `journal.py` and `find.py`; their names are given here too.
 """
@@ -13,10 +14,11 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
-from otel_exec.record import storage
+from otel_exec.record import reserve, storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.find import LATEST, RUN_JSON, RUNNING, RUNS, STATUS_JSON, find_run, list_runs
 from otel_exec.record.journal import Journal, JournalLine, read_journal
+from otel_exec.record.process_id import driver_id
 from otel_exec.record.record_file import read_record, write_record
 from otel_exec.record.uploader import Uploader
 
@@ -60,13 +62,14 @@ class RunStore:
             if not self._remote:
                 self._running = storage.join(prefix, *RUNNING, exec_id)
                 storage.make_folder(storage.join(prefix, *RUNNING))
-                storage.replace(self._running, b"")
+                storage.replace(self._running, driver_id(exec_id).encode())
+                reserve.keep_room(self.folder)
         except OSError as error:
             said = storage.refused(prefix, "written", error).reason
             raise RecordError(prefix, f"the prefix {said}; set another with --prefix or OTEL_EXEC_PREFIX") from error
 
     def journal(self, lines: Sequence[JournalLine]) -> None:
-        """Append transitions with one write."""
+        """Append transitions with one write, on a full disk with room from the reserve: they are outcomes."""
         try:
             self._journal.append(list(lines))
         except OSError as error:
@@ -104,6 +107,10 @@ class RunStore:
         if failed:
             raise failed
 
+    def let_reserve_go(self) -> None:
+        """All outcomes are written: what was kept for them is there for the record. Never raises."""
+        reserve.let_go(self.folder)
+
     def publish_latest(self) -> None:
         """Name this run in `<prefix>/.otel_exec/latest`."""
         _replace(storage.join(self._prefix, *LATEST), self._exec_id.encode() + b"\n")
@@ -128,6 +135,7 @@ class RunStore:
             RecordError: the upload failed; the local folder is kept and named.
         """
         self._journal.close()
+        self.let_reserve_go()
         self._no_longer_running()
         if not self._remote:
             return

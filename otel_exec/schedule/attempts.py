@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
+from otel_exec.aggregate.rebuild import fold_task_spans
 from otel_exec.aggregate.timing_collector import timing_collector
-from otel_exec.execute.base import AttemptLost, Claimed, OpenSpan, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.base import AttemptLost, Claimed, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
 from otel_exec.record.run_store import JournalLine
 from otel_exec.schedule.events import AttemptClaimed, AttemptEnded, AttemptRecalled, AttemptRefused, StepFoundCached
-from otel_exec.semconv import ERROR_CANCELLED, ERROR_LEASE_LOST, ERROR_TIMEOUT, Kind, Outcome, StatusWord
+from otel_exec.schedule.left_behind import how_it_ended, what_is_left
+from otel_exec.semconv import ERROR_CANCELLED, ERROR_LEASE_LOST, ERROR_TIMEOUT, ERROR_WORKER_DIED, Kind, Outcome, StatusWord
 from otel_exec.spans.spool import read_spool
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
-    from otel_exec.execute.base import Executor, Notice
+    from otel_exec.execute.base import Executor, Notice, OpenSpan
     from otel_exec.execute.envelope import TaskReport
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.schedule.driver_spans import DriverSpans
@@ -72,7 +73,7 @@ class Running:
 class Kept:
     """What is remembered of a step between its attempts.
 
-    `locked`: this run holds its lock, since `locked_ns`. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt, `attempt`, did, until the next one is ready.
+    `locked`: this run holds its lock, since `locked_ns`. `lost`: an attempt could not speak for itself, so nobody knows what of its step's files it wrote. `task_times`: of an attempt that could not write its own last event. `ended_ns`: when the last failed attempt, `attempt`, did, until the next one is ready.
     `made_by`: of a step that was found cached, the run that made its output. `last_words`: the tail of what the last attempt printed, where it failed.
     """
 
@@ -85,6 +86,7 @@ class Kept:
     made_by: Earlier | None = None
     task_times: tuple[int, int] | None = None
     said_waiting: bool = False
+    lost: bool = False
     last_words: str = ""
 
 
@@ -142,6 +144,7 @@ class Attempts:
                 code_file=code.co_filename if code is not None else "",
                 code_line=code.co_firstlineno if code is not None else 0,
                 force=self.decisions[index].forced,
+                after_loss=kept.lost,
             ),
             self.packed[index],
         )
@@ -287,16 +290,10 @@ class Attempts:
             if running is not None:
                 running.worker_id = running.worker_id or notice.worker_id
                 self.kept[running.step.index].last_words = notice.log_tail
+                opened = notice.open_spans if running.claimed_ns is not None else ()
                 events.append(
-                    self._lose(
-                        running,
-                        notice.open_spans if running.claimed_ns is not None else (),
-                        notice.at_ns,
-                        Outcome.ERROR,
-                        notice.error_type,
-                        notice.reason,
-                        blameless=True,
-                    )
+                    self._ended_unreported(running, opened, notice.at_ns)
+                    or self._lose(running, opened, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=True)
                 )
         return events
 
@@ -363,50 +360,47 @@ class Attempts:
             self.aggregator.warn("abandoned", f"{step.name}: the {self.executor.kind} executor can't end an attempt; it was abandoned and may still be running")
         return (self._lose(running, opened, now_ns, outcome, error_type, message),)
 
+    def _ended_unreported(self, running: Running, opened: Sequence[OpenSpan], at_ns: int) -> AttemptEnded | None:
+        """Settle an attempt that had ended when its worker died, though nobody could report it: its files and spans say how. `None` where they don't."""
+        step = running.step
+        if running.claimed_ns is None:
+            return None
+        self.flush()
+        step_span = self.spans.step_span_ids[step.index]
+        last = self.status.last_word(step, step_span)
+        end = how_it_ended(read_spool(self.spool_folder), running, step_span, last)
+        if end is None:
+            return None
+        outcome, error = end
+        found, settled_ns = self._fold_what_is_left(running, opened, at_ns, outcome, error or ErrorInfo(ERROR_WORKER_DIED, ""))
+        if last is not None:
+            self.kept[step.index].locked = False
+            task = next(span for span in found if span.span_id == running.span_id)
+            times = (task.start_ns, task.end_ns), (self.spans.step_start(step.index), settled_ns)
+            self.status.info(step, step_span, self.info_of(step), *times)
+            self.status.release(step)
+        return self._ended(running, outcome, error, settled_ns)
+
     def _lose(
         self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error_type: str, message: str, *, blameless: bool = False
     ) -> AttemptEnded:
         """Close what an attempt left open, fold what it had finished, and say that it ended."""
         step = running.step
         kept = self.kept[step.index]
+        kept.lost = True
         self.spans.queue_ended(step.index, running.attempt, at_ns)
         self.flush()
+        error = ErrorInfo(error_type, message)
         if running.claimed_ns is not None:
-            found = self._what_is_left(running, opened, running.claimed_ns, at_ns, outcome, error_type, message)
-            at_ns = max(at_ns, *(span.end_ns for span in found))
-            self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
-            fold_task_spans(self.aggregator, found)
+            found, at_ns = self._fold_what_is_left(running, opened, at_ns, outcome, error)
             kept.task_times = next((span.start_ns, span.end_ns) for span in found if span.span_id == running.span_id)
-            self.flush()
-        return self._ended(
-            running, outcome, ErrorInfo(error_type, message), at_ns, blameless=blameless, lock_lost=running.claimed_ns is not None and not kept.locked
-        )
+        return self._ended(running, outcome, error, at_ns, blameless=blameless, lock_lost=running.claimed_ns is not None and not kept.locked)
 
-    def _what_is_left(
-        self, running: Running, opened: Sequence[OpenSpan], claimed_ns: int, at_ns: int, outcome: str, error_type: str, message: str
-    ) -> list[SpanRecord]:
-        """Return the spans of an attempt that can't speak for itself: those in the spool, and the open ones, closed. Its parts follow each other without a gap."""
-        step = running.step
-        node_id, number = step.node_id, running.attempt
-        open_parents = {entry.span_id: entry.parent_span_id for entry in opened}
-        found = spans_of_attempt(read_spool(self.spool_folder), running.span_id, node_id, number, open_parents=open_parents)
-        at_ns = max([at_ns, *(span.end_ns for span in found)])
-        known = {span.span_id for span in found}
-        task_ns = next((span.end_ns for span in found if span.span_id == running.span_id), None)
-        last_ns = max((span.end_ns for span in found if span.kind in {Kind.TASK, Kind.VERIFY}), default=0)
-        verifying = False
-        for entry in opened:
-            if entry.span_id in known:
-                continue
-            verifying = verifying or entry.kind == Kind.VERIFY
-            start_ns = task_ns if entry.kind == Kind.VERIFY and task_ns is not None else entry.start_ns
-            found.append(self.spans.lost(running, entry, start_ns, at_ns, outcome, error_type, message))
-        if not any(span.span_id == running.span_id for span in found):  # its function was never called: a task of no length, as a worker makes it then
-            entry = OpenSpan(running.span_id, self.spans.step_span_ids[step.index], Kind.TASK, f"task {step.fn_name}", node_id, at_ns)
-            found.append(self.spans.lost(running, entry, at_ns, at_ns, outcome, error_type, message))
-        if not any(span.kind == Kind.LOAD for span in found):
-            started_ns = next(span.start_ns for span in found if span.span_id == running.span_id)
-            found.append(self.spans.on_worker(step.index, Kind.LOAD, number, running.worker_id, claimed_ns, started_ns))
-        if task_ns is not None and not verifying and not any(span.kind == Kind.STORE for span in found):
-            found.append(self.spans.on_worker(step.index, Kind.STORE, number, running.worker_id, max(task_ns, last_ns), at_ns))
-        return found
+    def _fold_what_is_left(self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error: ErrorInfo) -> tuple[list[SpanRecord], int]:
+        """Take in the spans of an attempt that can't speak for itself; returns them, and when the attempt ended: where it was stored, its worker died after that."""
+        found = what_is_left(self.spans, read_spool(self.spool_folder), running, opened, at_ns, outcome, error)
+        self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
+        fold_task_spans(self.aggregator, found)
+        self.flush()
+        step_span = self.spans.step_span_ids[running.step.index]
+        return found, max(span.end_ns for span in found if span.parent_span_id == step_span)

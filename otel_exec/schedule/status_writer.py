@@ -6,12 +6,14 @@ it never changes an outcome.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
-from otel_exec.record import locks
-from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder, merge_info, write_info
+from otel_exec.record import locks, reserve
+from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder, merge_info, read_events, standing, write_info
+from otel_exec.semconv import OUTCOME_OF_STATUS
 
 if TYPE_CHECKING:
     from otel_exec.aggregate.aggregator import Aggregator
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from otel_exec.semconv import StatusWord
 
 __all__ = ["StatusWriter"]
+
+
+def _say(output_path: str, event: StatusEvent) -> None:
+    make_output_folder(output_path)
+    append_event(output_path, event)
 
 
 class StatusWriter:
@@ -49,8 +56,7 @@ class StatusWriter:
             span_id=span_id,
         )
         try:
-            make_output_folder(step.output_path)
-            append_event(step.output_path, event)
+            reserve.with_room(self._settings.run_folder, partial(_say, step.output_path, event))
         except RecordError as error:
             self._aggregator.warn("status_not_written", str(error))
 
@@ -72,6 +78,17 @@ class StatusWriter:
             write_info(step.output_path, merge_info(static, measured))
         except RecordError as error:
             self._aggregator.warn("info_not_written", str(error))
+
+    def last_word(self, step: Step, span_id: str) -> StatusEvent | None:
+        """Return the event by which a worker of this run said how the step ended, `None` where none did."""
+        if step.output_path is None:
+            return None
+        try:
+            last = standing(read_events(step.output_path))
+        except RecordError:
+            return None
+        ours = last is not None and (last.exec_id, last.span_id) == (self._settings.exec_id, span_id) and last.status in OUTCOME_OF_STATUS
+        return last if ours else None
 
     def renew(self, step: Step, locked_ns: int) -> bool:
         """Renew the step's lock; `False` when it is no longer ours.

@@ -9,6 +9,8 @@ import os
 import time
 from dataclasses import dataclass
 
+from kill_points import arm
+
 from otel_exec import StepRef, deferred, executor_main, map_tasks, output, phase, step, versioned
 
 
@@ -39,6 +41,8 @@ def item(key: str) -> str:
 
 
 def _work(config: Config) -> None:
+    if "KILL_WORKER_AT" in os.environ:
+        arm(os.environ["KILL_WORKER_AT"])
     tries = os.path.join(config.out, "tries")
     count = os.path.getsize(tries) if os.path.exists(tries) else 0
     with open(tries, "ab") as file:
@@ -81,4 +85,6 @@ def everything() -> None:
 
 
 if __name__ == "__main__":
+    if "KILL_DRIVER_AT" in os.environ:
+        arm(os.environ["KILL_DRIVER_AT"])
     executor_main(steps=[everything()], description="to be killed")

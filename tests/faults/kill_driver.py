@@ -36,14 +36,16 @@ EXPERIMENT = str(Path(__file__).with_name("experiment.py"))
 class Killed:
     """One run in a folder of its own, killed on its way, and the run after it."""
 
-    def __init__(self, folder: Path, executor: str, *, width: int = 3, shared: Path | None = None) -> None:
+    def __init__(self, folder: Path, executor: str, *, width: int = 3, workers: int = 2, shared: Path | None = None, **environ: str) -> None:
         self.folder = folder
         self.prefix = (shared or folder) / "out"
         self.evidence = (shared or folder) / "evidence"
-        self._argv = [sys.executable, EXPERIMENT, "--prefix", str(self.prefix), "--workers", "2", "--executor", executor]
+        self._argv = [sys.executable, EXPERIMENT, "--prefix", str(self.prefix), "--workers", str(workers), "--executor", executor]
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {
             "EVIDENCE": str(self.evidence),
             "WIDTH": str(width),
+            "KILLED": str(folder / "killed"),
+            **environ,
         }
 
     def start(self) -> subprocess.Popen:
@@ -93,7 +95,8 @@ class Killed:
             assert "interrupted_run" in [warning.code for warning in again.warnings]
             (root,) = [span for span in read_spool(again.run_folder + "/spans") if span.kind == Kind.RUN]
             assert [(link.trace_id, link.span_id, link.edge) for link in root.links] == [(dead.trace_id, dead.root_span_id, "resumed")]
-        assert not os.listdir(self.prefix / ".otel_exec" / "running")
+        left = os.listdir(self.prefix / ".otel_exec" / "running")
+        assert not left, f"still said to run: {left}"
         return before
 
     def _check_spool(self, folder: str) -> None:

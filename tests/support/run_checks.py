@@ -165,7 +165,9 @@ def _check_step(record: RunRecord, step: StepRecord, trace: Trace) -> None:
         for task in tasks:
             assert (task.start_ns - origin, task.end_ns - origin, task.span_id) == (attempt.start_ns, attempt.end_ns, attempt.span_id)
             assert task.name == f"task {step.fn_name}"
-            assert task.attributes["exec.outcome"] in {attempt.outcome, "success"}  # what failed after the function is the verification's
+            # What failed after the function is the verification's; what it came to stands, whoever died after that.
+            died = attempt.error is not None and attempt.error.type == "worker_died"
+            assert died or task.attributes["exec.outcome"] in {attempt.outcome, "success"}
             assert [(link.span_id, link.edge) for link in task.links] == ([(previous, "retry")] if previous else [])
             previous = task.span_id
     assert not sums

@@ -127,6 +127,12 @@ def test_a_step_that_its_own_file_knows_to_be_settled_is_closed_so():
     assert (step.attributes["exec.outcome"], step.end_ns, step.status, "error.type" in step.attributes) == ("success", 7000, 0, False)
 
 
+def test_a_step_that_was_settled_after_the_last_sign_of_life_is_the_last_sign_of_life():
+    """A worker's last word in its status file may be later than all that journal and spool know: everything around the step ends with it."""
+    spans = closed(settled={"a-1": Settled("success", LAST + 200)})
+    assert {spans[name].end_ns for name in ("a", "level 1", "worker", "run demo")} == {LAST + 200}
+
+
 def test_what_had_ended_is_not_closed_again():
     """A span that is in the spool keeps its own end."""
     task = SpanRecord(TRACE, TASK, STEP, "task f", "task", 2500, 6000, {"node.id": "a-1", "exec.task.id": "a-1", "exec.attempt": 1})
