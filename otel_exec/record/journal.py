@@ -6,12 +6,14 @@ What comes in: transitions. What goes out: lines, and the transitions again, als
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
+from otel_exec.record.reserve import with_room
 
 __all__ = ["JOURNAL", "Journal", "JournalLine", "read_journal"]
 
@@ -39,18 +41,19 @@ class Journal:
     def __init__(self, folder: str) -> None:
         """Open the journal in a run's local folder, for appending; raises `OSError`."""
         self.path = folder + JOURNAL
+        self._folder = folder
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         size = os.fstat(self._descriptor).st_size
         self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
     def append(self, lines: list[JournalLine]) -> None:
-        """Append the lines with one write; raises `OSError` where the disk refuses: what follows then begins on a line of its own."""
+        """Append the lines with one write, on a full disk with room from the reserve; raises `OSError` where it refuses: what follows then begins on a line of its own."""
         content = b"".join([encode(line) + b"\n" for line in lines])
         if self._torn:
             content = b"\n" + content
         self._torn = True
         while content:
-            content = content[os.write(self._descriptor, content) :]
+            content = content[with_room(self._folder, partial(os.write, self._descriptor, content)) :]
         self._torn = False
 
     def close(self) -> None:

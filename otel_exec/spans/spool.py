@@ -8,9 +8,11 @@ A writer holds its file with `flock` for as long as it lives, so that others can
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
@@ -30,6 +32,8 @@ SPOOL_SUFFIX = ".jsonl"
 _FORK = "-fork-"
 # Lines that were put wait at most so long for the next one to take them into the file; `flush` does it where no next one comes.
 _WAIT_NS = 50_000_000
+# How long a writer leaves a disk that is full alone.
+_PAUSE_S = 1.0
 
 
 def decode_line(line: bytes) -> list[SpanRecord]:
@@ -147,6 +151,7 @@ class SpoolWriter:
         self._late: deque[tuple[bytes, int]] = deque()
         self._closed = False
         self._torn = False
+        self._full_until_s = 0.0
         self._fd = -1
         # Who holds it may change the file; `_lock` guards the rest, and is never held during a system call but a direct write's.
         self._filing = threading.RLock()
@@ -318,15 +323,19 @@ class SpoolWriter:
         with self._changed():
             ahead = self._ahead
             data = b"" if ahead is None or ahead.flushed == ahead.end else ahead.pending()
-        while data and ahead is not None:
-            size = os.write(self._fd, data)
+        while data and ahead is not None and not self._full():
+            try:
+                size = os.write(self._fd, data)
+            except OSError as error:
+                self._pause(error)
+                raise
             data = data[size:]
             with self._changed():
                 ahead.moved(size)
 
     def _append(self, data: bytes, count: int) -> None:
         """Write, under both locks. A line that could not be written whole is ended by the newline that the next write begins with."""
-        if self._closed:
+        if self._closed or self._full():
             self.lost += count
             return
         ahead = self._ahead
@@ -345,6 +354,7 @@ class SpoolWriter:
                     ahead.moved(size)
         except OSError as error:
             self.error = self.error or error
+            self._pause(error)
         written = count
         if sent == len(todo):
             self._torn = False
@@ -355,6 +365,14 @@ class SpoolWriter:
             written = 0
         self.written += written
         self.lost += count - written
+
+    def _full(self) -> bool:
+        """Whether the disk had no room a moment ago: what there is by now is for outcomes first."""
+        return self._full_until_s > 0 and time.monotonic() < self._full_until_s
+
+    def _pause(self, error: OSError) -> None:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            self._full_until_s = time.monotonic() + _PAUSE_S
 
     def _after_fork(self) -> None:
         """Leave the parent's file to the parent."""

@@ -88,6 +88,59 @@ def test_a_full_disk_loses_no_result_that_was_there(tmp_path):
         assert before <= cached
 
 
+FILLING = """
+import os
+from otel_exec import deferred, executor_main, output, phase, step
+
+def _work(out):
+    with phase("fill"):
+        with open(os.path.join(out, "result"), "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                size = file.tell() // 4096 * 4096
+            try:
+                while True:
+                    file.write(bytes(64))
+            except OSError:
+                pass
+    for _ in range(200):
+        with phase("after it was full"):
+            pass
+
+work = deferred(_work)
+
+@step("fill/{number}")
+def fill(number):
+    return work(out=output())
+
+executor_main(steps=[fill(1), fill(2), fill(3)], description="fills its disk")
+"""
+
+
+@pytest.mark.skipif(not MOUNTS, reason="mounting takes root on Linux")
+@pytest.mark.parametrize("executor", ["processes", "threads"])
+def test_outcomes_find_room_on_a_disk_that_a_step_has_filled(tmp_path, executor):
+    """To the last byte, on each of three steps: spans are lost and counted, the outcomes stand, and what had succeeded is not run again."""
+    (tmp_path / "exp.py").write_text(FILLING, encoding="utf-8")
+    argv = [sys.executable, "exp.py", "--prefix", "disk/out", "--executor", executor, "--workers", "1"]
+    with mounted(tmp_path / "disk", "size=6m"):
+        first = subprocess.run(argv, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False)
+        words = {path.name: standing(read_events(str(path))).status for path in (tmp_path / "disk/out/fill").iterdir()}
+        assert sorted(words.values()) == ["SUCCESS"] * 3, first.stderr
+        record = json.loads((tmp_path / "run.json").read_text())
+        assert record["outcome"] == "success"
+        assert "spans_lost" in [warning["code"] for warning in record["warnings"]]
+        assert first.returncode in {0, 4}, first.stderr
+        assert "Traceback" not in first.stderr
+        (tmp_path / "disk/out/fill").joinpath(next(iter(words)), "result").unlink()
+        again = subprocess.run(argv, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120, check=False)
+        assert again.returncode == 0, again.stderr
+        record = json.loads((tmp_path / "run.json").read_text())
+        assert [step["cached"] for step in record["steps"]] == [True] * 3
+
+
 @pytest.mark.skipif(not MOUNTS, reason="mounting takes root on Linux")
 def test_a_read_only_prefix_stops_before_anything_runs(tmp_path):
     """One sentence with the way out, exit code 4, and no step was begun."""
