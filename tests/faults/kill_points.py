@@ -40,5 +40,5 @@ def _armed(plain: Callable[..., object], *, after: bool) -> Callable[..., object
             os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a process that was killed goes on")
 
-    call.armed = True  # type: ignore[attr-defined]
+    call.armed = True  # type: ignore[attr-defined]  # a mark of our own
     return call

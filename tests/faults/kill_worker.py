@@ -24,6 +24,7 @@ from otel_exec.spans.spool import read_spool
 
 # So many deaths in one run: each step may be tried twenty times more, and a death is one try of what that worker had in hand.
 _A_RUN = 8
+_WORKERS = 2
 
 
 def _workers(prefix: Path) -> list[int]:
@@ -45,7 +46,7 @@ def _workers(prefix: Path) -> list[int]:
 
 def one_run(folder: Path, times: int, chance: random.Random) -> int:
     """Run, and kill at most so many workers; returns how many were killed."""
-    run = Killed(folder, "processes", width=30)
+    run = Killed(folder, "processes", width=30, workers=_WORKERS)
     process = run.start()
     killed = 0
     while process.poll() is None:
@@ -65,7 +66,8 @@ def one_run(folder: Path, times: int, chance: random.Random) -> int:
     ended = {line.removeprefix("phase ") for line in run.said() if line.startswith("phase ")}
     assert ended <= there, f"lost: {sorted(ended - there)}"
     died = [worker for worker in record.workers if worker.died]
-    assert len(died) == killed, f"{killed} were killed, the record has {len(died)}"
+    # One that is killed while it is being stopped, its work done, counts as stopped: at most all that there were at the end.
+    assert killed - _WORKERS <= len(died) <= killed, f"{killed} were killed, the record has {len(died)}"
     return killed
 
 
