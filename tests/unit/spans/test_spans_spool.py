@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,7 +107,12 @@ def test_a_write_cut_short_is_gone_on_with(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_costs_only_what_did_not_fit(tmp_path, monkeypatch):
-    """After a torn line the next write begins on a line of its own; the error is kept, the spans that did not fit are counted."""
+    """After a torn line the next write begins on a line of its own; the error is kept, the spans that did not fit are counted.
+
+    For a second the disk is left alone: what room there is by then is for outcomes.
+    """
+    now_s = [100.0]
+    monkeypatch.setattr(spool, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     writer = SpoolWriter(str(tmp_path), "w", {})
     whole_write = os.write
     room = [len(LineEncoder({}).encode([record(1)])) + 50]
@@ -122,9 +128,13 @@ def test_a_full_disk_costs_only_what_did_not_fit(tmp_path, monkeypatch):
     writer.write([record(1), record(2), record(3)])
     assert (writer.written, writer.lost, writer.error.errno) == (1, 2, errno.ENOSPC)
     room[0] = 10_000
+    now_s[0] += 0.9
     writer.write([record(4)])
-    assert list(read_spool(str(tmp_path))) == [record(1), record(4)]
-    assert (writer.written, writer.lost) == (2, 2)
+    assert list(read_spool(str(tmp_path))) == [record(1)]
+    now_s[0] += 0.2
+    writer.write([record(5)])
+    assert list(read_spool(str(tmp_path))) == [record(1), record(5)]
+    assert (writer.written, writer.lost) == (2, 3)
 
 
 def test_a_folder_that_can_not_be_made_loses_spans_and_raises_nothing(tmp_path):
