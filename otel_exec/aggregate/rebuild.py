@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["attempts_of", "fold_task_spans", "full_tasks", "open_so_far", "spans_of_attempt"]
+__all__ = ["attempts_of", "descends", "fold_task_spans", "full_tasks", "open_so_far", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
@@ -47,13 +47,19 @@ def spans_of_attempt(
     found = []
     for span_id, span in by_id.items():
         part = span.kind in _PARTS and span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == attempt
-        if part or _descends(span_id, parents, within):
+        if part or descends(span_id, parents, within):
             found.append(span)
     return found
 
 
-def _descends(span_id: str, parents: Mapping[str, str], within: dict[str, bool]) -> bool:
-    """Return whether a span is one that `within` calls so, or lies under one; `within` remembers what was found."""
+def descends(span_id: str, parents: Mapping[str, str], within: dict[str, bool]) -> bool:
+    """Return whether a span is one that `within` calls so, or lies under one.
+
+    Args:
+        span_id: the span's.
+        parents: the span above each.
+        within: what is known; remembers what was found.
+    """
     trail: list[str] = []
     here = span_id
     while here not in within:

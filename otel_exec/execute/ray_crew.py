@@ -10,9 +10,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from otel_exec.aggregate.rebuild import descends
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
 from otel_exec.execute.ray_wire import Begun, Facts, Telling, decode
-from otel_exec.semconv import Kind
+from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID, Kind
 from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ __all__ = ["Crew", "Member"]
 
 # Clocks that disagree by less are told apart by nobody (measured: round trips of an actor take about a millisecond).
 _SKEW_NS = 10_000_000
-# The runner reads the clock a moment before it has an attempt ended; what ended in between is too late as well.
-_SOON_NS = 1_000_000
-_AFTER_THE_TASK = frozenset({Kind.VERIFY, Kind.STORE})
+# The parts of an attempt that are made beside its task.
+_BESIDE_THE_TASK = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 
 
 @dataclass(eq=False, slots=True)
@@ -58,8 +58,8 @@ class Crew:
         self._members: dict[int, Member] = {}
         self._claims: dict[tuple[str, int], Member] = {}
         self._skewed: set[str] = set()
+        self._settled: set[tuple[object, object]] = set()
         self._closed: set[str] = set()
-        self._cuts: dict[str, int] = {}
         self.error: OSError | None = None
 
     def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes], int], notices: list[Notice]) -> None:
@@ -107,7 +107,7 @@ class Crew:
         member = self._members.setdefault(telling.number, Member(telling.number))
         if member.gone:
             return  # what was open in it has been closed by others
-        self._append(member, self._in_time(telling.begun or member.begun, telling.lines) if self._cuts else telling.lines)
+        self._append(member, self._in_time(telling) if self._settled else telling.lines)
         worker_id = str(telling.number)
         notices.extend(Output(worker_id, node_id, text) for node_id, text in telling.output)
         begun = telling.begun
@@ -158,6 +158,7 @@ class Crew:
     def died(self, key: tuple[str, int], span_id: str, at_ns: int, error_type: str, reason: str) -> WorkerDied:
         """The worker that ran an attempt is gone, and the attempt with it."""
         opened = tuple(self.open_spans(key, span_id))
+        self.close_spans(key, span_id)
         tail = self.tail(key)
         member = self._claims.pop(key)
         self._leave(member)
@@ -185,23 +186,28 @@ class Crew:
             os.close(fd)
 
     def close_spans(self, key: tuple[str, int], span_id: str) -> None:
-        """An attempt is ended by force now: its task span, and what was open in it when last told, are the runner's to write."""
-        self._cuts[span_id] = self._clock.now_ns() - _SOON_NS
+        """An attempt has been ended, not by itself, and the runner settles it with what is known here: its spans are the runner's to write from now on."""
+        self._settled.add(key)
         self._closed.add(span_id)
         self._closed.update(entry.span_id for entry in self.open_spans(key, span_id))
 
-    def _in_time(self, begun: Begun | None, lines: bytes) -> bytes:
-        """Leave out of a worker's lines what it went on with after its attempt was ended by force: the runner has settled that attempt."""
-        told = [(line, decode_line(line)) for line in lines.splitlines(keepends=True)]
-        tasks = {span.span_id for _, spans in told for span in spans} | ({begun.span_id} if begun is not None else set())
-        cut_ns = min((self._cuts[span_id] for span_id in tasks if span_id in self._cuts), default=None)
-        if cut_ns is None:
-            return lines
-        return b"".join(
-            line
-            for line, spans in told
-            if all(span.end_ns <= cut_ns and span.span_id not in self._closed and span.kind not in _AFTER_THE_TASK for span in spans)
-        )
+    def _in_time(self, telling: Telling) -> bytes:
+        """Return a telling's lines without those of attempts that were settled before it came: in no number, and perhaps written by the runner already.
+
+        Such a span lies under one that was closed, be it through spans that come with it or that are open where it comes from; or it is made beside the task.
+        """
+        told = [(line, decode_line(line)) for line in telling.lines.splitlines(keepends=True)]
+        spans = {span.span_id: span for _, found in told for span in found}
+        parents = {entry.span_id: entry.parent_span_id for entry in telling.open_spans} | {span_id: span.parent_span_id for span_id, span in spans.items()}
+        within = dict.fromkeys(self._closed, True)
+        late = {span_id for span_id in parents if descends(span_id, parents, within)}
+        self._closed |= late
+        late |= {
+            span_id
+            for span_id, span in spans.items()
+            if span.kind in _BESIDE_THE_TASK and (span.attributes.get(NODE_ID), span.attributes.get(EXEC_ATTEMPT)) in self._settled
+        }
+        return b"".join(line for line, found in told if not any(span.span_id in late for span in found))
 
     # --- the spool --------------------------------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from otel_exec.execute.clock_offset import RoundTrip, estimate
 from otel_exec.execute.ray_crew import Crew
 from otel_exec.execute.ray_wire import Begun, Facts, Telling, encode
 from otel_exec.spans.line_codec import LineEncoder
+from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.spool import read_spool
 
@@ -29,8 +30,16 @@ def facts(**fields):
     return Facts(**{"number": 0, "uid": "u", "pid": 7, "host": "h", "node": NODE, "started_ns": 1, "ready_ns": 2, **fields})
 
 
-def telling(sequence, lines=b"", begun=None):
-    return encode(Telling("u", 0, sequence, 10, lines, begun))
+def telling(sequence, lines=b"", begun=None, opened=()):
+    return encode(Telling("u", 0, sequence, 10, lines, begun, list(opened)))
+
+
+def record(span_id, kind, parent, **attributes):
+    return SpanRecord("c" * 32, span_id, parent, kind, kind, 1, 2, attributes)
+
+
+def line(*args):
+    return LineEncoder({}).encode([record(*args)])
 
 
 def test_the_quickest_round_trip_tells_the_offset():
@@ -66,18 +75,29 @@ def test_who_has_died_says_nothing_more(crew, tmp_path):
     assert crew.close() == []
 
 
-def test_what_is_ended_by_force_is_written_by_its_runner_alone(crew, tmp_path):
-    """A killed attempt ended just then: its task, what came after it and what ended later are left out of what its worker tells; a phase that had ended is kept."""
-    task, phase = "a" * 16, "b" * 16
-    crew.take_in(([facts()], [telling(0, begun=Begun(task, "step", 1, 5))], 0), [])
+def test_what_a_killed_attempt_goes_on_with_is_left_out(crew, tmp_path):
+    """Its runner has settled it: all that its worker tells of it after that is in no number and in no file, its `load` as well; what is another attempt's is kept."""
+    task, phase, early, fan = "a" * 16, "b" * 16, "c" * 16, "d" * 16
+    open_phase = OpenEntry(phase, task, "phase", "p", "step", 5)
+    crew.take_in(([facts()], [telling(0, line(early, "phase", phase), Begun(task, "step", 1, 5), [open_phase])], 0), [])
     crew.close_spans(("step", 1), task)
-    late = AnchoredClock().now_ns() + 10**9
+    own = {"node.id": "step", "exec.attempt": 1}
+    other = {"node.id": "step", "exec.attempt": 2}
     spans = [
-        SpanRecord("c" * 32, span_id, "", kind, kind, 1, end_ns, {})
-        for span_id, kind, end_ns in ((phase, "phase", 2), ("d" * 16, "phase", late), (task, "task", 2), ("e" * 16, "store", 2))
+        record("1" * 16, "load", "", **own),
+        record(phase, "phase", task, **own),
+        record("2" * 16, "phase", phase, **own),
+        record(task, "task", "", **own),
+        record("3" * 16, "store", "", **own),
+        record("4" * 16, "load", "", **other),
+        record("5" * 16, "task", "", **other),
     ]
     crew.take_in(([], [telling(1, LineEncoder({}).encode(spans))], 0), [])
-    assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == [phase]
+    # An item of its fan-out that still runs elsewhere: the item's task is open there.
+    item = OpenEntry("e" * 16, fan, "task", "task item", "step", 6, 0, 1)
+    more = [telling(2, line(fan, "fan_out", phase)), telling(3, line("f" * 16, "phase", "e" * 16), Begun("e" * 16, "step", 1, 6, item=True), [item])]
+    crew.take_in(([], more, 0), [])
+    assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == [early, "4" * 16, "5" * 16]
 
 
 @pytest.mark.parametrize(
