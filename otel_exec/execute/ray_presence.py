@@ -157,6 +157,19 @@ class Presence:
             self._thread = threading.Thread(target=self._tell_on, name="otel-exec-home", daemon=True)
             self._thread.start()
 
+    def tell_begun(self) -> None:
+        """Tell that the attempt runs, unless that was told."""
+        with self._lock:
+            begun = self._begun
+            if begun is not None and self._begun_told != begun.span_id:
+                self._begun_told = begun.span_id
+                self._send(self._telling("", begun))
+
+    def left(self) -> None:
+        """The attempt is its driver's to settle: nothing more is told of it."""
+        with self._lock:
+            self._begun = None
+
     def end(self) -> tuple[int, Telling]:
         """The attempt has ended; returns how many tellings go before what is returned beside it: all that was not told."""
         with self._lock:
@@ -192,10 +205,10 @@ class Presence:
     def _tell_of(self, begun: Begun) -> None:
         new = begun.span_id != self._begun_told
         ran_s = (self.clock.now_ns() - begun.at_ns) / 1e9
+        if ran_s >= _SOON_S and not self._listening:
+            self._listen()
         if not (new and ran_s >= _SOON_S) and time.monotonic() - self._told_s < _BEAT_S:
             return
-        if not self._listening:
-            self._listen()
         tail = self.look()
         with self._lock:
             if self._begun is not begun:

@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 
     from otel_exec.execute.envelope import TaskEnvelope, TaskReport
     from otel_exec.execute.items import ItemReport
+    from otel_exec.execute.ray_presence import Presence
 
 __all__ = ["RayWorker", "run_item_task", "run_step_task"]
 
 _step_decoder = msgspec.msgpack.Decoder(StepSent)
 _item_decoder = msgspec.msgpack.Decoder(ItemSent)
 _TAIL_CHARS = 8192
+# How long a process whose attempt is past its timeout waits to be ended before it ends itself.
+_PATIENCE_S = 60.0
 
 _worker: RayWorker | None = None
 
@@ -100,7 +103,7 @@ class RayWorker:
         self.packer = Packer(self.blobs)
         self._main = StandInMain(settings.script, lambda _name: "")
         handler = signal.getsignal(signal.SIGINT)
-        self.guard = SignalGuard()
+        self.guard = TimedGuard(presence)
         signal.signal(signal.SIGINT, handler)
         provider.install_global()  # before the user's code is loaded: its own spans join the run
         provider.instrument_with_first_thread()
@@ -133,7 +136,11 @@ class RayWorker:
         self._span_id, self._node_id = envelope.span_id, envelope.node_id
         with self._borrowed():
             report = run_attempt(self.context, envelope, call=call, sequence=self._sequence)
-        assert report is not None, "a process is never abandoned"
+        if report is None:
+            self.presence.left()
+            time.sleep(_PATIENCE_S)
+            _end_process()
+        assert report is not None
         tellings, rest = self.presence.end()
         return _encode_step(tellings, rest, report)
 
@@ -151,6 +158,8 @@ class RayWorker:
     def _claimed(self, envelope: TaskEnvelope, sequence: int, at_ns: int) -> None:
         del sequence
         self.presence.begin(Begun(envelope.span_id, envelope.node_id, envelope.attempt, at_ns))
+        if envelope.timeout_s is not None:
+            self.guard.until_ns = at_ns + int(envelope.timeout_s * 1e9)
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[None]:
@@ -204,10 +213,43 @@ class RayWorker:
             return
         if how == "interrupt":
             self.guard.request(self._sequence)
-        elif os.getpgrp() == os.getpid():
-            os.killpg(os.getpid(), signal.SIGKILL)  # and all that the attempt started
         else:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _end_process()
+
+
+class TimedGuard(SignalGuard):
+    """A guard that abandons a task whose time is up: its driver has settled it, or will at once, and has this process ended; that takes a while to come about.
+
+    Args:
+        presence: by which the driver learns that the task runs, if it does not know yet.
+
+    `until_ns`: when the time is up; `None`: never.
+    """
+
+    def __init__(self, presence: Presence) -> None:
+        super().__init__()
+        self._presence = presence
+        self.until_ns: int | None = None
+
+    def begin(self, sequence: int) -> None:
+        """A task starts."""
+        self.until_ns, self.abandoned = None, False
+        super().begin(sequence)
+
+    def disarm(self) -> None:
+        """The user's code has ended."""
+        super().disarm()
+        if self.until_ns is not None and not self.abandoned and self._presence.clock.now_ns() > self.until_ns:
+            self.abandoned = True
+            self._presence.tell_begun()
+
+
+def _end_process() -> None:
+    """End this process, and all that its attempt started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _encode_step(tellings: int, rest: Any, report: TaskReport) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import ray_steps
-from support.run_checks import check_run, step_named
+from support.run_checks import check_run, statuses, step_named
 
 from otel_exec import StepsFailed, read_run
 from otel_exec.testing import recorded_spans, run_in
@@ -73,6 +73,27 @@ def test_a_timeout_ends_the_task_and_what_it_started(tmp_path):
     while not _gone(int(path.read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_function_that_ends_past_its_timeout_before_its_worker_does_is_a_timeout(tmp_path, monkeypatch):
+    """Word travels: where the function has returned before its worker is told to end, the driver alone settles the attempt, in spans, files and record."""
+    from otel_exec.execute.on_ray import RayExecutor
+
+    over = tmp_path / "x.over"
+    kill = RayExecutor.kill
+
+    def late(executor, node_id, attempt):
+        ray_steps.wait_until(over)
+        time.sleep(0.3)  # the worker could write all that it must not write
+        kill(executor, node_id, attempt)
+
+    monkeypatch.setattr(RayExecutor, "kill", late)
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, ray_steps.overdue(str(tmp_path / "x")), executor="ray")
+    check_run(caught.value.record)
+    (attempt,) = step_named(caught.value.record, "is late").attempts
+    assert (attempt.outcome, attempt.error.type) == ("timeout", "timeout")
+    assert statuses(step_named(caught.value.record, "is late")) == ["RUNNING", "FAILED"]
 
 
 def test_what_no_node_has_is_said_while_it_waits(tmp_path):

@@ -58,7 +58,12 @@ def _hang(config):
         time.sleep(0.05)
 
 
-die_once, fan, fail, hang = (deferred(each) for each in (_die_once, _fan, _raise, _hang))
+def _be_late(config):
+    time.sleep(0.25)
+    first_time(config["path"] + ".over")
+
+
+die_once, fan, fail, hang, be_late = (deferred(each) for each in (_die_once, _fan, _raise, _hang, _be_late))
 
 
 @step("dies once")
@@ -79,6 +84,11 @@ def failing(path):
 @step("hangs", timeout=1.5)
 def hanging(path):
     return hang({"path": path})
+
+
+@step("is late", timeout=0.2)
+def overdue(path):
+    return be_late({"path": path})
 
 
 @step("wants {what}", resources={"unobtainium": 1}, timeout=600)
