@@ -1,6 +1,7 @@
 """Which values are secrets, and what is written in their place.
 
-What comes in: field names and values. What goes out: the same tree with secrets replaced by `MASK`. Pure; never touches files, the environment or the user's objects.
+What comes in: field names and values. What goes out: the same tree with secrets replaced by `MASK`. Pure, but for `hide_known`, which reads the environment; never touches
+files or the user's objects.
 
 A field is a secret by the words of its name, split at `_`, other punctuation and capitals: `password`, `passwd`, `secret`, `credential`, `authorization`,
 `<api|access|private|secret> key`, and `token` as the last word of a text field, unless the word before it says that it belongs to a vocabulary (`eos_token`).
@@ -12,16 +13,20 @@ import base64
 import binascii
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
-__all__ = ["MASK", "is_secret_field", "mask", "redact"]
+__all__ = ["MASK", "hide_known", "is_secret_field", "mask", "redact"]
 
 MASK: Final = "***"
 
 # What is shorter is taken for a secret only where it stands as a word: a tenant called `a` is not in every sentence.
 _ANYWHERE: Final = 6
+# Shorter values of the environment are not looked for: `PASSWORD=none` would take a word out of every sentence.
+_KNOWN_CHARS: Final = 8
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS: Final = frozenset(
@@ -82,6 +87,27 @@ def mask(tree: Any) -> Any:
             return tree
         return items if isinstance(tree, list) else tuple(items)
     return tree
+
+
+def hide_known(text: str) -> str:
+    """Return what the user's code said in an error without the secrets that we know by value: those of environment variables whose names say that they hold one.
+
+    Values under eight characters stay: they may be ordinary words. The headers of OTLP count as secrets, each by itself, as it stands and percent-decoded.
+    """
+    if not text:
+        return text
+    values: set[str] = set()
+    for name, value in os.environ.items():
+        if len(value) < _KNOWN_CHARS:
+            continue
+        if is_secret_field(name, value):
+            values.add(value)
+        elif name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("_HEADERS"):
+            for pair in value.split(","):
+                header = pair.partition("=")[2].strip()
+                values |= {header, unquote(header)}
+    found = [value for value in values if len(value) >= _KNOWN_CHARS and any(part in text for part in _parts(value))]
+    return redact(text, found) if found else text
 
 
 def redact(text: str, values: Iterable[str]) -> str:

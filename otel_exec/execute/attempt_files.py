@@ -65,7 +65,12 @@ class AttemptFiles:
         envelope = self._envelope
         if envelope.attempt == 1 or ((envelope.after_loss or not envelope.locked) and not self._said()):
             if self._rerun:  # an earlier run's log is not this one's
-                storage.remove(envelope.output_path + step_files.LOG)
+                try:
+                    storage.remove(envelope.output_path + step_files.LOG)
+                except OSError as error:
+                    self._warnings.append(
+                        ("log_not_written", f"{envelope.node_id}: {storage.refused(envelope.output_path + step_files.LOG, 'removed', error)}")
+                    )
             self._append(self._event(StatusWord.RUNNING, envelope.first_created_ns))
 
     def _said(self) -> bool:

@@ -14,6 +14,7 @@ from functools import cache
 
 from otel_exec.errors import qualified_name
 from otel_exec.execute.envelope import ErrorInfo
+from otel_exec.secrets import hide_known
 
 __all__ = ["describe", "of_exit"]
 
@@ -100,7 +101,7 @@ def _pickled(error: BaseException) -> bytes | None:
 
 
 def describe(error: BaseException, *, type_: str | None = None, message: str | None = None) -> ErrorInfo:
-    """Return an exception as data.
+    """Return an exception as data, without the secrets that are known by value; the exception itself, pickled, is for its caller alone and stays as it is.
 
     Args:
         error: what the user's code raised.
@@ -109,9 +110,9 @@ def describe(error: BaseException, *, type_: str | None = None, message: str | N
     """
     return ErrorInfo(
         type=type_ or qualified_name(type(error)),
-        message=message if message is not None else _message(error),
+        message=message if message is not None else hide_known(_message(error)),
         where=_where(error),
-        traceback=_traceback(error),
+        traceback=hide_known(_traceback(error)),
         pickled=_pickled(error),
     )
 

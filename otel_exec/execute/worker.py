@@ -22,6 +22,7 @@ from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo, TaskReport
 from otel_exec.execute.failure import describe
 from otel_exec.execute.packing import unpack
+from otel_exec.secrets import hide_known
 from otel_exec.semconv import Kind, Outcome
 from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, enter_scope
@@ -291,7 +292,7 @@ class _Attempt:
         except verify.NotVerified as error:
             leave_if_forked(context)
             self.outcome = (Outcome.CANCELLATION if guard.interrupted else Outcome.FAILURE).value
-            self.error = ErrorInfo(type=verify.NotVerified.error_type, message=str(error))
+            self.error = ErrorInfo(type=verify.NotVerified.error_type, message=hide_known(str(error)))
         except BaseException as error:
             guard.disarm()
             leave_if_forked(context, error)

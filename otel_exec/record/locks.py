@@ -41,8 +41,9 @@ STALE_S = 90.0
 # The holder's name while a lock can't be read: its creator is writing it.
 UNKNOWN = "unknown"
 
-_LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+# A pipe in a lock's place must not hold anybody up.
+_LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 # A lock file is some hundred bytes; what is longer is none.
 _SIZE_BYTES = 4096

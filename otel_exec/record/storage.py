@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import threading
 from contextlib import contextmanager, suppress
@@ -46,6 +47,8 @@ __all__ = [
 # A link in the place of a file of ours is somebody else's doing: it is not written through.
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+# How long the reader of a pipe may take for what stands in it.
+_READER_PATIENCE_S = 5
 
 # Check-then-write on a remote store is one step at least within this process (`memory://` has no other).
 _remote_lock = threading.RLock()
@@ -85,7 +88,7 @@ def refused(path: str, doing: str, error: OSError) -> RecordError:
         doing: what was tried: `read`, `written`, `made`.
         error: what the store said.
     """
-    said = error.strerror or str(error) or type(error).__name__
+    said = "it is no regular file" if error.errno == errno.ESPIPE else error.strerror or str(error) or type(error).__name__
     way_out = _WAYS_OUT.get(error.errno or 0) if doing != "read" else None
     return RecordError(path, f"can't be {doing}: {said[:1].lower()}{said[1:]}" + (f" ({way_out})" if way_out else ""))
 
@@ -146,23 +149,37 @@ def replace(path: str, content: bytes) -> None:
 
 
 def write_through(path: str, content: bytes) -> None:
-    """Replace a file that the user named: a symlink keeps pointing where it does, and what is no regular file (`/dev/null`, a pipe) is written to, not replaced."""
+    """Replace a file that the user named: a symlink keeps pointing where it does, and what is no regular file (`/dev/null`, a pipe) is written to, not replaced.
+
+    Nobody is waited for who does not read: a pipe without a reader is refused, and one whose reader does not go on after some seconds.
+    """
     if not is_remote(path):
-        path = os.path.realpath(path)
         try:
-            regular = stat.S_ISREG(os.stat(path).st_mode)
+            regular = stat.S_ISREG(os.stat(path).st_mode)  # before links are followed: those in /dev/fd lead to no name
         except FileNotFoundError:
             regular = True
         if not regular:
             # Without O_NONBLOCK the opening of a pipe waits for a reader, who may never come.
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                os.set_blocking(descriptor, True)
-                _write_all(descriptor, content)
+                _write_to_reader(descriptor, content)
             finally:
                 os.close(descriptor)
             return
+        path = os.path.realpath(path)
     replace(path, content)
+
+
+def _write_to_reader(descriptor: int, content: bytes) -> None:
+    """Write to what may be read slowly, as long as it is read."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while content:
+        try:
+            content = content[os.write(descriptor, content) :]
+        except BlockingIOError:
+            if not poll.poll(_READER_PATIENCE_S * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"its reader took nothing for {_READER_PATIENCE_S} s") from None
 
 
 def create_exclusive(path: str, content: bytes) -> bool:

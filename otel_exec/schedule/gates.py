@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.errors import UsageError, qualified_name
 from otel_exec.plan.commands import NotWordsError, shell_words
+from otel_exec.secrets import hide_known
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class GateRound:
             error_type = qualified_name(type(error))
             message = f"gate {gate.name}: {error}"
         outcome = Outcome.SUCCESS if passed else Outcome.CANCELLATION if self._stopped else Outcome.FAILURE
-        return GateResult(gate.name, self.level, outcome, start_ns, self._clock.now_ns(), error_type, message, output)
+        return GateResult(gate.name, self.level, outcome, start_ns, self._clock.now_ns(), error_type, hide_known(message), hide_known(output))
 
     def _command(self, argv: tuple[str, ...]) -> tuple[str, int]:
         """Run a command to its end; returns the tail of what it printed, and its exit code."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import Status, StatusCode
 
+from otel_exec.secrets import hide_known
 from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME, Outcome
 from otel_exec.spans import sanitise, scope
 from otel_exec.spans.context_access import attach_context, current_context
@@ -108,8 +109,8 @@ class OpenPhase(Frame, PhaseHandle):
             stack = ""
         told = {
             "exception.type": error_type(exception),
-            "exception.message": sanitise.text(exception),
-            "exception.stacktrace": stack,
+            "exception.message": hide_known(sanitise.text(exception)),
+            "exception.stacktrace": hide_known(stack),
             "exception.escaped": str(escaped),
         }
         self.add_event("exception", {**told, **(attributes or {})}, timestamp)
@@ -120,7 +121,7 @@ class OpenPhase(Frame, PhaseHandle):
             code = (status.status_code if isinstance(status, Status) else status).value
             said = status.description if isinstance(status, Status) else description
             if code and (self._status is None or self._status[0] == _STATUS_ERROR):
-                self._status = code, sanitise.text(said or "", sanitise.MAX_NAME) if code == _STATUS_ERROR else ""
+                self._status = code, hide_known(sanitise.text(said or "", sanitise.MAX_NAME)) if code == _STATUS_ERROR else ""
         except Exception as error:
             self.scope.recorder.warn(TELEMETRY_FAILED, error)
 

@@ -69,26 +69,25 @@ class _Wait:
             with scope.folding() as sink:
                 end_ns = recorder.clock.now_ns()
                 sink.closed(self._span_id, end_ns, error=False)
-            if recorder.open_spans is not None:
-                recorder.open_spans.close(self._slot)
-            if not self._spanned or not scope.may_write():
-                return
-            outcome, error_type, message = ("success", None, "") if error is None else outcome_of(error)
-            recorder.finish(
-                (
-                    recorder.make(
-                        _KIND,
-                        _NAME,
-                        self._start_ns,
-                        end_ns,
-                        span_id=self._span_id,
-                        parent=self._parent,
-                        attributes={**scope.base, **self._attributes},
-                        outcome=str(outcome),
-                        error_type=error_type or None,
-                        message=message,
-                    ),
+            if self._spanned and scope.may_write():
+                outcome, error_type, message = ("success", None, "") if error is None else outcome_of(error)
+                recorder.finish(
+                    (
+                        recorder.make(
+                            _KIND,
+                            _NAME,
+                            self._start_ns,
+                            end_ns,
+                            span_id=self._span_id,
+                            parent=self._parent,
+                            attributes={**scope.base, **self._attributes},
+                            outcome=str(outcome),
+                            error_type=error_type or None,
+                            message=message,
+                        ),
+                    )
                 )
-            )
+            if recorder.open_spans is not None:
+                recorder.open_spans.close(self._slot)  # last: a process that is killed in between has it in one of the two places
         except Exception as problem:
             recorder.warn(TELEMETRY_FAILED, problem)

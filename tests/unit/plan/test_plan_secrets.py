@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_exec.secrets import MASK, is_secret_field, mask
+from otel_exec.secrets import MASK, hide_known, is_secret_field, mask
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,18 @@ def test_mask_keeps_what_has_no_secret():
     assert masked == {"a": [{"api_key": MASK}, ("x", {"token": MASK})], "same": plain}
     assert masked["same"] is plain
     assert tree["a"][0] == {"api_key": {"deep": 1}}
+
+
+def test_what_an_error_says_loses_the_secrets_of_the_environment(monkeypatch):
+    """By value: of variables whose names say that they hold one, and of OTLP's headers, as they stand and decoded; nothing shorter than eight characters."""
+    for name, value in {
+        "DB_PASSWORD": "correct horse",
+        "HF_TOKEN": "hf_0123456789",
+        "SHORT_PASSWORD": "none",
+        "PLAIN": "ordinary text",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=Bearer%20abcdefgh,x-tenant=a",
+    }.items():
+        monkeypatch.setenv(name, value)
+    said = "can't log in with 'correct horse': none of hf_0123456789, Bearer%20abcdefgh, Bearer abcdefgh, abcdefgh is ordinary text"
+    assert hide_known(said) == "can't log in with '***': none of ***, ***, ***, *** is ordinary text"
+    assert hide_known("nothing to hide") == "nothing to hide"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import uuid
 
 import msgspec
@@ -166,6 +167,33 @@ def test_a_symlink_and_a_device_are_written_to_not_replaced(tmp_path):
     assert os.read(reader, 100) == b'{"a": 1}'
     os.close(reader)
     store.close()
+
+
+def test_a_reader_that_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
+    """A record that a pipe has no room for is refused when its reader goes no further; what is read goes through whole, also by a name in /dev/fd."""
+    monkeypatch.setattr("otel_exec.record.storage._READER_PATIENCE_S", 0)
+    content = b"x" * (4 << 20)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    store = RunStore(str(tmp_path), EXEC)
+    with pytest.raises(RecordError, match="its reader took nothing"):
+        store.write_run(content, also=f"{tmp_path}/pipe")
+    os.close(reader)
+    monkeypatch.undo()
+    out, into = os.pipe()
+    got = []
+    thread = threading.Thread(target=lambda: got.append(_all_of(out)))
+    thread.start()
+    store.write_run(content, also=f"/dev/fd/{into}")
+    os.close(into)
+    thread.join()
+    assert got == [content]
+    store.close()
+
+
+def _all_of(descriptor):
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def test_replacing_never_shows_half_a_file(tmp_path, monkeypatch):

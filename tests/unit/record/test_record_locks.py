@@ -207,6 +207,14 @@ def test_a_folder_in_the_locks_place_is_named(tmp_path):
     assert caught.value.path == f"{tmp_path}/.executor_status.lock"
 
 
+def test_a_pipe_in_the_locks_place_holds_nobody_up(tmp_path):
+    """Opening one waits for a writer who never comes, unless it is opened so as not to wait."""
+    os.mkfifo(tmp_path / ".executor_status.lock")
+    for ask in (lambda: locks.acquire(str(tmp_path), US), lambda: locks.peek(str(tmp_path))):
+        with pytest.raises(RecordError, match="no regular file"):
+            ask()
+
+
 def test_a_symlink_in_the_locks_place_is_not_followed(tmp_path):
     """A lock never writes through a symlink to a file elsewhere."""
     (tmp_path / "precious").write_text("keep")

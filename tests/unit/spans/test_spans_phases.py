@@ -23,6 +23,7 @@ from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.scope import current_span_id
 from otel_exec.spans.span_record import SpanLimits, SpanRecord
 from otel_exec.spans.spool import SpoolWriter, read_spool
+from otel_exec.spans.waits import waiting
 
 TASK = "f" * 16
 
@@ -592,3 +593,20 @@ def test_a_phase_may_end_in_another_context_than_it_began_in(run, caplog):
     assert run.named("moved").status == 0
     assert trace.get_current_span() is run.scope.frame
     assert caplog.records == []
+
+
+def test_what_ends_is_off_the_list_only_when_it_is_in_the_spool(tmp_path):
+    """A process that is killed in between has a phase, and a wait for a fan-out, in one of the two places at least."""
+    table = OpenSpanTable(str(tmp_path), "w")
+    made, listed = Run(), []
+
+    def written(records):
+        listed.extend((span.name, span.span_id in {entry.span_id for entry in table.entries()}) for span in records)
+
+    recorder = Recorder(exec_id="exec_1", trace_id="ab" * 16, clock=Steps(), sink=written, open_spans=table)
+    made.scope = TaskScope(recorder, span_id=TASK, node_id="n", sink=made.fold, attributes={"node.id": "n", "exec.attempt": 1})
+    with enter_scope(made.scope), phase("outer"), waiting(made.scope, "fn", 3):
+        pass
+    assert listed == [("map_tasks", True), ("outer", True)]
+    assert table.entries() == ()
+    table.remove()
