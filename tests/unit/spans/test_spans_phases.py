@@ -608,5 +608,5 @@ def test_what_ends_is_off_the_list_only_when_it_is_in_the_spool(tmp_path):
     with enter_scope(made.scope), phase("outer"), waiting(made.scope, "fn", 3):
         pass
     assert listed == [("map_tasks", True), ("outer", True)]
-    assert table.entries() == ()
+    assert not table.entries()
     table.remove()
