@@ -79,6 +79,7 @@ class Experiment:
         self.folder = folder
         (folder / "exp.py").write_text(_SCRIPT)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")} | {"STUBBORN": str(stubborn)}
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup, whose children ignore it
         self.process = subprocess.Popen(
             [sys.executable, "exp.py", "--executor", executor, "--workers", "2"],
             cwd=folder,
@@ -87,6 +88,7 @@ class Experiment:
             stderr=subprocess.PIPE,
             text=True,
         )
+        signal.signal(signal.SIGHUP, before)
         until(lambda: (folder / "started").exists() or self.process.poll() is not None, "the slow step's beginning")
 
     def send(self, number):
@@ -122,8 +124,10 @@ def experiment(tmp_path, request):
         each.close()
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code", "executor"),
+    [*((number, code, executor) for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)) for executor in EXECUTORS), (signal.SIGHUP, 129, "threads")],
+)
 def test_one_signal_ends_the_run_in_order(experiment, executor, number, code):
     """Running steps get KeyboardInterrupt, what finished is kept, what did not start is cancelled, and the record says so."""
     running = experiment(executor)
