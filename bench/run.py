@@ -15,7 +15,9 @@ _ALL = (
     ("phases, beside the SDK's spans", ["phases.py"]),
     ("start-up", ["start_up.py"]),
     ("export", ["export_throughput.py"]),
+    ("a collector that fails, beside no endpoint", ["collector_failures.py"]),
     ("a finished task into all metrics", ["folding.py"]),
+    ("recovery of a killed run", ["recovery.py"]),
 )
 
 
