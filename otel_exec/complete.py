@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render
-from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks, open_so_far
+from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks, open_so_far, slim
 from otel_exec.aggregate.tally import Tally, tries
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
@@ -140,7 +140,7 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
     journal = read_journal(folder)
     for line in journal:
         aggregator.transition(line)
-    spans = list(read_spool(os.path.join(folder, "spans")))
+    spans = list(slim(read_spool(os.path.join(folder, "spans"))))
     if not alive:
         spans += close_open_ends(folder, skeleton, journal, spans)
     signs = (*(span.end_ns for span in spans), *(entry.start_ns for entry in opened))

@@ -5,26 +5,28 @@ What comes in: span records in any order, also twice. What goes out: folds, task
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otel_exec.aggregate.folds import ItemsFold, TaskSums
 from otel_exec.aggregate.task_fold import fold_task
-from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, NODE_NAME, Kind, Outcome
+from otel_exec.semconv import EXEC_ATTEMPT, EXEC_OUTCOME, EXEC_TASK_ID, EXEC_WORKER_ID, NODE_ID, NODE_NAME, TOKEN_KEYS, Kind, Outcome
 from otel_exec.spans.span_record import SpanRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["attempts_of", "descends", "fold_task_spans", "full_tasks", "open_so_far", "spans_of_attempt"]
+__all__ = ["attempts_of", "descends", "fold_task_spans", "full_tasks", "open_so_far", "slim", "spans_of_attempt"]
 
 _PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
 _INSIDE = frozenset({Kind.PHASE, Kind.FAN_OUT, ""})
+# What a fold asks of them, beside names, times and place.
+_ASKED_FOR = frozenset({NODE_ID, NODE_NAME, *TOKEN_KEYS})
 
 
 def spans_of_attempt(
@@ -136,6 +138,25 @@ def fold_task_spans(aggregator: Aggregator, spans: Iterable[SpanRecord], *, only
     for (node_id, number), sums in folded.items():
         own = tried.get((node_id, number)) if items else None
         aggregator.fold(node_id, number, sums, items=_items(own.values(), helped.get((node_id, number), {})) if own else None)
+
+
+def slim(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
+    """Yield spans without what no fold asks for, so that a million of them can be held: of phases and the user's own names, times, place and tokens stay; what repeats is shared."""
+    shared: dict[object, Any] = {}
+
+    def one(value: Any) -> Any:
+        return shared.setdefault(value, value)
+
+    for span in spans:
+        if span.kind not in _INSIDE:
+            yield span
+            continue
+        kept = tuple((key, value) for key, value in span.attributes.items() if key in _ASKED_FOR and not isinstance(value, (list, tuple)))
+        attributes = shared.get(kept)
+        if attributes is None:
+            attributes = shared[kept] = dict(kept)
+        ids = one(span.trace_id), span.span_id, one(span.parent_span_id)
+        yield SpanRecord(*ids, one(span.name), one(span.kind), span.start_ns, span.end_ns, attributes, status=span.status)
 
 
 def full_tasks(spans: Iterable[SpanRecord], limit: int) -> dict[str, int]:

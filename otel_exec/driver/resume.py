@@ -1,19 +1,24 @@
 """Going on where a run was killed: what the run before left open is found, closed and said.
 
 What comes in: a prefix, a plan and what was decided of its steps. What goes out: whom this run goes on from, a link to it, warnings. Reads the prefix; what it
-writes is recovery's. Never stops a run: a dead one that can't be read is passed over.
+writes is recovery's. Of a run under a remote prefix the live files are on the machine that it ran on, and are put there then. Never stops a run: a dead one that can't be read is passed over.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from otel_exec.complete import read_run
 from otel_exec.errors import RecordError
 from otel_exec.plan.graph import PlanWarning
 from otel_exec.record import storage
-from otel_exec.record.find import list_running
+from otel_exec.record.find import RUN_JSON, RUNS, list_running
+from otel_exec.record.live_folders import dead_folders
 from otel_exec.record.model import EarlierRun
+from otel_exec.record.record_file import write_record
 from otel_exec.recovery import forget, look, over, recover
 from otel_exec.report.durations import duration_text
 from otel_exec.spans.span_record import SpanLink
@@ -46,25 +51,26 @@ def look_back(order: Order, exec_id: str) -> Resumed:
         exec_id: of this run, which is under way itself.
     """
     prefix = order.config.prefix
-    if storage.is_remote(prefix):
-        return Resumed()
+    remote = storage.is_remote(prefix)
+    left_behind = dead_folders(prefix) if remote else [folder for folder in list_running(prefix) if not folder.endswith(exec_id)]
     found: list[LeftBehind] = []
-    for folder in list_running(prefix):
-        if folder.endswith(exec_id):
-            continue
+    ended: list[str] = []
+    for folder in left_behind:
         left = look(folder)
         if left is not None:
             found.append(left)
+        elif remote:
+            ended.append(folder)
         elif over(folder):
             forget(folder)
-    if not found:
-        return Resumed()
     found.sort(key=lambda left: left.last_ns)
     ours = frozenset(step.node_id for step in order.plan.steps)
     before = [left for left in found if left.node_ids & ours]
     warnings = [PlanWarning("interrupted_run", _told(left)) for left in before]
     for left in found:
-        warnings += _recovered(left, ours)
+        warnings += _recovered(left, ours, prefix if remote else None)
+    for folder in ended:  # killed between its last record and its end, or before it had one
+        warnings += _brought_home(folder, prefix)
     earlier = EarlierRun(before[-1].exec_id, before[-1].trace_id) if before else None
     return Resumed(earlier, tuple(SpanLink(left.trace_id, left.root_span_id, "resumed") for left in before), tuple(warnings))
 
@@ -80,8 +86,8 @@ def _told(left: LeftBehind) -> str:
     return f"{said}; open were {named}{more}"
 
 
-def _recovered(left: LeftBehind, going_on: frozenset[str]) -> list[PlanWarning]:
-    """Close what a dead run left open, unless reading it would hold this run up."""
+def _recovered(left: LeftBehind, going_on: frozenset[str], remote: str | None) -> list[PlanWarning]:
+    """Close what a dead run left open, unless reading it would hold this run up; under a remote prefix its live files are put there then."""
     if left.spool_bytes > _AT_ONCE_BYTES:
         return [
             PlanWarning(
@@ -89,8 +95,25 @@ def _recovered(left: LeftBehind, going_on: frozenset[str]) -> list[PlanWarning]:
             )
         ]
     try:
-        if recover(left.folder, going_on=going_on) is not None:
+        if recover(left.folder, going_on=going_on) is None:
+            return []
+        if remote is None:
             forget(left.folder)
+    except RecordError as error:
+        return [PlanWarning("not_recovered", str(error))]
+    return _brought_home(left.folder, remote) if remote is not None else []
+
+
+def _brought_home(folder: str, prefix: str) -> list[PlanWarning]:
+    """Put the live files of a dead run under its remote prefix, with a whole record, and take them away here."""
+    to = storage.join(prefix, *RUNS, os.path.basename(folder))
+    try:
+        if os.path.exists(folder + RUN_JSON):
+            storage.replace(folder + RUN_JSON, write_record(read_run(folder)))
+            storage.upload(folder, to)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        return [PlanWarning("not_recovered", f"{storage.refused(to, 'written', error)}; the run's files are kept in {folder}")]
     except RecordError as error:
         return [PlanWarning("not_recovered", str(error))]
     return []

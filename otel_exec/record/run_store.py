@@ -3,7 +3,7 @@
 What comes in: records and transitions. What goes out: run.json, status.json, journal.jsonl and `latest`, each appended a line at a time or replaced whole and atomically, each by one writer.
 While it runs its exec id also stands in `running/` beside `runs/`, in a file that names its driver, so that whoever comes after it finds those that were killed
 without looking at all.
-For a remote prefix the live files lie in a local folder and are uploaded at intervals and at the end; run.json alone is written to the store each time.
+For a remote prefix the live files lie in a local folder (`live_folders.py`) and are uploaded at intervals and at the end; run.json alone is written to the store each time.
 How records are read and runs found again stands in `record_file.py`, `journal.py` and `find.py`; their names are given here too.
 """
 
@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import RecordError
-from otel_exec.record import reserve, storage
+from otel_exec.record import live_folders, reserve, storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.find import LATEST, RUN_JSON, RUNNING, RUNS, STATUS_JSON, find_run, list_runs
 from otel_exec.record.journal import Journal, JournalLine, read_journal
@@ -49,10 +49,8 @@ class RunStore:
         self.run_folder = storage.join(prefix, *RUNS, exec_id)
         try:
             if self._remote:
-                import tempfile
-
                 storage.make_folder(self.run_folder)
-                self.folder = tempfile.mkdtemp(prefix=f"{exec_id}-")
+                self.folder = live_folders.make_folder(prefix, exec_id)
                 self._uploader = Uploader(self.folder, self.run_folder)
             else:
                 self.folder = self.run_folder

@@ -6,6 +6,7 @@ import urllib.request
 
 import fsspec
 import pytest
+from support.outside import run_script
 
 from otel_exec import deferred, output, phase, read_run, run, step, versioned
 from otel_exec.cli.main import main as otel_exec
@@ -96,3 +97,52 @@ def test_pruning_a_prefix_on_s3(tmp_path, bucket, capsys):
     store.invalidate_cache()
     assert len(store.ls("bucket/prefix/.otel_exec/runs")) == 1
     assert any(path.endswith("/data") for path in store.find("bucket/prefix"))
+
+
+KILLED = """
+import os, signal, sys
+from otel_exec import deferred, executor_main, output, phase, step, versioned
+
+def _work(number, up, out):
+    with phase("first"):
+        pass
+    if number == 2 and not os.path.exists("again"):
+        with phase("endless"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+work = deferred(_work)
+
+@step("work/{number}")
+def one(number, up=None):
+    return work(number=versioned(number), up=up, out=output())
+
+executor_main(steps=[one(2, one(1))], argv=["--prefix", sys.argv[1], "--executor", "inline"])
+"""
+
+
+def test_what_a_killed_driver_left_on_its_machine_comes_home_with_the_next_run(tmp_path, bucket):
+    """The next run there says whom it goes on from, and puts the whole record and the spans in the store; nothing stays behind on the local disk."""
+    (tmp_path / "exp.py").write_text(KILLED, encoding="utf-8")
+    (tmp_path / "tmp").mkdir()
+    first, second = (_started(tmp_path, bucket, again) for again in (False, True))
+    assert (first.returncode, second.returncode) == (-9, 0), second.stderr
+    assert "was killed before it could end" in (tmp_path / "run.json").read_text(encoding="utf-8")
+    again = read_run(bucket)
+    assert [(each.name, each.cached) for each in again.steps] == [("work/1", True), ("work/2", False)]
+    dead = read_run(f"{bucket}/.otel_exec/runs/{again.resumed_from.exec_id}")
+    assert (dead.outcome, {each.name: each.outcome for each in dead.steps}) == ("interrupted", {"work/1": "success", "work/2": "error"})
+    assert otel_exec(["summary", f"{bucket}/.otel_exec/runs/{dead.exec_id}"]) == 0
+    store = fsspec.filesystem("s3")
+    store.invalidate_cache()
+    folder = f"bucket/prefix/.otel_exec/runs/{dead.exec_id}"
+    spans = b"".join(store.cat_file(path) for path in store.find(f"{folder}/spans") if path.endswith(".jsonl"))
+    assert all(f'"name":"{name}"'.encode() in spans for name in ("first", "endless", "task _work", "work/2"))
+    assert list(tmp_path.glob("tmp/otel-exec-live-*/*/*")) == []
+
+
+def _started(folder, prefix, again):
+    if again:
+        (left,) = (folder / "tmp").glob("otel-exec-live-*/*/exec_*/run.json")
+        assert left.exists()
+        (folder / "again").touch()
+    return run_script("exp.py", prefix, cwd=folder, TMPDIR=str(folder / "tmp"))

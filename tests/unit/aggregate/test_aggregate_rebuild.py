@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from otel_exec.aggregate.rebuild import fold_task_spans, open_so_far, spans_of_attempt
+from otel_exec.aggregate.rebuild import fold_task_spans, open_so_far, slim, spans_of_attempt
 from otel_exec.record.model import AttemptRecord, StepRecord
 from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.testing import memory_recorder
@@ -128,3 +128,16 @@ def test_of_a_run_that_goes_on_what_is_open_counts_up_to_now():
     assert (inside.count, inside.share_ns, inside.errors) == (2, 170 + 375, 0)
     assert inside.slowest is None or inside.slowest[0] == 170, "what is open has no span yet that could be named"
     assert (items.count, items.attempts, items.completed, items.failed, items.busy_ns) == (1, 1, 1, 0, 180)
+
+
+def test_slimmed_spans_fold_the_same():
+    """Nodes, tokens, waits and errors with them; what is the same on many spans is held once."""
+    made = Made()
+    for number in range(50):
+        made.make("phase", 1_300 + number, 1_310 + number, 1, name="many", parent=OTHER, prompt=f"long text {number}", ids=[number], input_tokens=3)
+    light = list(slim(made.spans))
+    assert Folds(light).of == Folds(made.spans).of
+    many = [span for span in light if span.name == "many"]
+    assert len({id(span.attributes) for span in many}) == 1
+    assert many[0].attributes == {"node.id": NODE, "input_tokens": 3}
+    assert [span for span in light if span.kind == "task"] == [span for span in made.spans if span.kind == "task"]
