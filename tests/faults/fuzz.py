@@ -267,7 +267,7 @@ def _alarm(_number: int, _frame: object) -> None:
     raise Hung
 
 
-def _checked(what: str, call: Callable[[], object]) -> str:
+def checked(what: str, call: Callable[[], object]) -> str:
     """Call; returns what is wrong with how it ended, "" for nothing."""
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     signal.alarm(LONGEST_S)
@@ -316,9 +316,9 @@ def campaign(mutations: int, seed: int, *, base: Path | None = None) -> list[str
         here = folder / "now"
         shutil.copytree(original, here, symlinks=True)
         done = damage(here, chance)
-        problems = [_checked(" ".join(argv), lambda argv=argv: otel_exec(argv)) for argv in Commands(here, exec_id)]
+        problems = [checked(" ".join(argv), lambda argv=argv: otel_exec(argv)) for argv in Commands(here, exec_id)]
         if number % 4 < 2:
-            problems.append(_checked("run again", lambda here=here: _run_again(here)))
+            problems.append(checked("run again", lambda here=here: _run_again(here)))
         wrong += [f"seed {seed}, mutation {number} ({done}): {problem}" for problem in problems if problem]
         shutil.rmtree(here, ignore_errors=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -42,7 +42,8 @@ def _work(config: Config) -> None:
     assert config.api_key == os.environ["PLANTED"] + "-1", "the function gets the secret itself"
     with phase("call", auth_token=config.api_key, tokens=3):
         Path(config.out, "titles").write_bytes(_titles())
-    raise ValueError("it failed, and says nothing of what it knew")
+    with phase("log in"):
+        raise ValueError("it failed with the token " + os.environ["SERVICE_TOKEN"])
 
 work = deferred(_work)
 
@@ -59,13 +60,14 @@ PLANTED = "hunter2planted"
 
 
 def test_what_is_planted_is_found_nowhere(tmp_path, receiver):
-    """Config fields, nested and versioned ones, bound arguments, phase metadata, headers and the endpoint's own user and password."""
+    """Config fields, nested and versioned ones, bound arguments, phase metadata, headers, the endpoint's own user and password, and a token of the environment in an error's own text."""
     (tmp_path / "exp.py").write_text(SCRIPT, encoding="utf-8")
     environment = clean_environment(
         PLANTED=PLANTED,
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_endpoint.replace("http://", f"http://user:{PLANTED}-6@") + f"/?api_key={PLANTED}-7",
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{PLANTED}-8,x-api-key={PLANTED}-9",
+        SERVICE_TOKEN=f"{PLANTED}-10",
         OTEL_EXEC_EXIT_TIMEOUT="5",
     )
     run = subprocess.run(

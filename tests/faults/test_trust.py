@@ -8,6 +8,7 @@ import os
 import pickle
 
 import pytest
+from faults.fuzz import checked
 
 from otel_exec import deferred, output, read_run, run, step
 from otel_exec.cli.main import main as otel_exec
@@ -60,6 +61,54 @@ def test_a_link_in_place_of_a_step_file_is_not_written_through(tmp_path, prefix,
     with contextlib.suppress(OtelExecError):
         run([one()], prefix=str(prefix), executor="inline", run_json=str(tmp_path / "run.json"))
     assert victim.read_text(encoding="utf-8") == "as it was"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "giant", "device"])
+@pytest.mark.parametrize("place", ["status", "lock", "info", "log", "latest", "mark", "reserve"])
+def test_what_is_no_file_of_ours_holds_nobody_up(tmp_path, prefix, place, kind):
+    """Whatever stands in a file's place, the next run and every command end in seconds, with a sentence where they can't go on, and unpack nothing into memory."""
+    (folder,) = prefix.glob("work-*")
+    path = {
+        "status": folder / ".executor_status",
+        "lock": folder / ".executor_status.lock",
+        "info": folder / ".executor_info",
+        "log": folder / ".executor_log",
+        "latest": prefix / ".otel_exec" / "latest",
+        "mark": prefix / ".otel_exec" / "running" / ("exec_" + "a" * 32),
+        "reserve": next((prefix / ".otel_exec" / "runs").iterdir()) / "reserve",
+    }[place]
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    if (place, kind) == ("lock", "giant"):
+        os.utime(path, (0, 0))  # it says nothing of its holder, so its age alone counts: one just made is waited for
+    said = checked("the next run", lambda: _run_again(tmp_path, prefix))
+    assert not said, said
+    for command in ("summary", "status", "runs"):
+        said = checked(command, lambda command=command: otel_exec([command, str(prefix)]))
+        assert not said, said
+
+
+def _run_again(tmp_path, prefix):
+    with contextlib.suppress(OtelExecError):
+        run([one()], prefix=str(prefix), executor="inline", run_json=str(tmp_path / "run.json"), force=["work"])
+    return 0
+
+
+def test_an_output_folder_that_is_a_link_is_followed(tmp_path, prefix):
+    """People put outputs on other disks: what the step writes, and our files on it, lie there, and are found there again."""
+    (folder,) = prefix.glob("work-*")
+    folder.rename(tmp_path / "other disk")
+    folder.symlink_to(tmp_path / "other disk")
+    for force in ([], ["work"]):
+        record = run([one()], prefix=str(prefix), executor="inline", run_json=str(tmp_path / "run.json"), force=force)
+        assert (record.outcome, record.steps[0].cached) == ("success", not force)
+    assert (tmp_path / "other disk" / ".executor_status").read_text().count("SUCCESS") == 2
 
 
 def test_recovery_gives_nothing_back_outside_of_the_prefix(tmp_path, prefix):
