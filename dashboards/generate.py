@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from panels import Board, Query, bars, bars_of_traces, spans, stat, textbox, timeseries, values_of  # noqa: E402  # found by the path that was just added
+from panels import SPAN_ID, Board, Query, bars, bars_of_traces, spans, stat, textbox, timeseries, values_of  # noqa: E402  # found by the path that was just added
 
 from otel_exec import semconv  # noqa: E402  # as above
 from otel_exec.semconv import Kind, Outcome  # noqa: E402  # as above
@@ -66,14 +66,19 @@ def own(attribute: str) -> str:
 
 
 def selected(*attributes: str) -> str:
-    """Return TraceQL's words for columns."""
-    return f" | select({', '.join(own(each) for each in attributes)})"
+    """Return TraceQL's words for columns, of every span of a trace, the newest traces first.
+
+    Grouped by span, since of a group that several blocks have spans of Tempo shows one block's: of a run that took minutes it would show a part, and not say so.
+    """
+    return f" | by({SPAN_ID}) | select({', '.join(own(each) for each in attributes)}) with (most_recent=true)"
 
 
 def longest(*attributes: str) -> str:
     """Return TraceQL's words for the twenty longest durations: a search would take spans as they come and not the longest of all."""
     return f"max_over_time(duration) by ({', '.join(own(each) for each in attributes)}) | topk(20)"
 
+
+OF_EXPERIMENT = 'resource.service.name =~ "$experiment"'
 
 EXPERIMENT_VARIABLE = values_of("experiment", "Experiment", f"label_values({CALLS}, {EXPERIMENT})")
 TEMPLATE_VARIABLE = values_of("template", "Step", f'label_values({CALLS}{{{EXPERIMENT}=~"$experiment", {TEMPLATE}!=""}}, {TEMPLATE})')
@@ -85,10 +90,10 @@ def run_board() -> Board:
         "otel-exec-run",
         "otel_exec: run",
         "One run: what happened when, what took longest, what failed. Choose it in the list, or paste its exec id.",
-        [textbox("exec_id", "Exec id", ".+")],
+        [textbox("exec_id", "Exec id", "")],
     )
     kind, outcome = own(semconv.EXEC_KIND), own(semconv.EXEC_OUTCOME)
-    of_run = f'{own(semconv.EXEC_ID)} =~ "$exec_id"'
+    of_run = f'{own(semconv.EXEC_ID)} = "$exec_id"'
     board.row(
         7,
         (
@@ -110,7 +115,7 @@ def run_board() -> Board:
             16,
             spans(
                 "Which steps ran when?",
-                "In the order in which they became ready; the bars are how long they took, from ready to settled.",
+                "In the order in which they became ready; the bars are how long they took, from ready to settled. For runs of up to some 2,000 steps; Tempo takes too long for more.",
                 f'{{ {of_run} && {kind} = "{Kind.STEP}" }}' + selected(semconv.NODE_NAME, semconv.EXEC_LEVEL, semconv.EXEC_OUTCOME, semconv.EXEC_CACHED),
                 sort="Start time",
             ),
@@ -264,7 +269,7 @@ def steps_board() -> Board:
                 "Which were the slowest steps of all, and in which run?",
                 "The twenty that took longest from ready to settled; put the exec id into the board of a run.",
                 "s",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.STEP}" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }} | {longest(semconv.EXEC_ID, semconv.NODE_NAME)}',
+                f'{{ {OF_EXPERIMENT} && {own(semconv.EXEC_KIND)} = "{Kind.STEP}" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }} | {longest(semconv.EXEC_ID, semconv.NODE_NAME)}',
             ),
         ),
     )
@@ -349,9 +354,9 @@ def workers_board() -> Board:
             12,
             spans(
                 "Which workers died?",
-                "They ended without being told to: their process or node died, or memory was short.",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.WORKER}" && {own(semconv.EXEC_OUTCOME)} = "{Outcome.ERROR}" }}'
-                + selected(semconv.EXEC_ID, semconv.EXEC_WORKER_ID, semconv.ERROR_TYPE),
+                "They ended without being told to: their process or node died, or memory was short. Those that went with a driver that was killed are not among them.",
+                f'{{ {OF_EXPERIMENT} && {own(semconv.EXEC_KIND)} = "{Kind.WORKER}" && {own(semconv.EXEC_OUTCOME)} = "{Outcome.ERROR}"'
+                f' && {own(semconv.ERROR_TYPE)} != "{semconv.ERROR_INTERRUPTED}" }}' + selected(semconv.EXEC_ID, semconv.EXEC_WORKER_ID, semconv.ERROR_TYPE),
                 sort="Start time",
                 descending=True,
                 links={semconv.EXEC_ID: "/d/otel-exec-run?var-exec_id=${__value.raw}&${__url_time_range}"},
@@ -363,7 +368,7 @@ def workers_board() -> Board:
                 "On which machines was how much done?",
                 "Seconds of tasks, by the host that the span was written on.",
                 "s",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.TASK}" }} | sum_over_time(duration) by (resource.host.name)',
+                f'{{ {OF_EXPERIMENT} && {own(semconv.EXEC_KIND)} = "{Kind.TASK}" }} | sum_over_time(duration) by (resource.host.name)',
             ),
         ),
     )
@@ -433,7 +438,7 @@ def phases_board() -> Board:
                 "Which occurrences were the longest?",
                 "The twenty longest, one for each phase of each step of each run; put the exec id into the board of a run.",
                 "s",
-                f'{{ {own(semconv.EXEC_KIND)} = "{Kind.PHASE}" && {own(semconv.EXEC_PHASE)} =~ "$phase" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }}'
+                f'{{ {OF_EXPERIMENT} && {own(semconv.EXEC_KIND)} = "{Kind.PHASE}" && {own(semconv.EXEC_PHASE)} =~ "$phase" && {own(semconv.EXEC_TEMPLATE)} =~ "$template" }}'
                 f" | {longest(semconv.EXEC_ID, semconv.EXEC_PHASE, semconv.NODE_NAME)}",
             ),
         ),

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Board", "Query", "bars", "bars_of_traces", "spans", "stat", "textbox", "timeseries", "values_of"]
+__all__ = ["SPAN_ID", "Board", "Query", "bars", "bars_of_traces", "spans", "stat", "textbox", "timeseries", "values_of"]
 
 PROMETHEUS = {"type": "prometheus", "uid": "${prometheus}"}
 TEMPO = {"type": "tempo", "uid": "${tempo}"}
+# What tables of spans are grouped by, see `spans`.
+SPAN_ID = "span:id"
 _SCHEMA_VERSION = 41
 _WIDTH = 24
 
@@ -115,12 +117,14 @@ def textbox(name: str, label: str, value: str) -> dict[str, Any]:
 def _panel(kind: str, question: str, description: str, source: dict[str, Any], unit: str, **more: Any) -> dict[str, Any]:
     if not question.endswith("?"):
         raise ValueError(f"{question!r} is no question")
+    # Prometheus extrapolates: 3 runs may be 3.04.
+    whole = {"decimals": 0} if unit == "short" and source is PROMETHEUS else {}
     return {
         "type": kind,
         "title": question,
         "description": description,
         "datasource": source,
-        "fieldConfig": {"defaults": {"unit": unit, **more.pop("defaults", {})}, "overrides": more.pop("overrides", [])},
+        "fieldConfig": {"defaults": {"unit": unit, **whole, **more.pop("defaults", {})}, "overrides": more.pop("overrides", [])},
         **more,
     }
 
@@ -194,7 +198,17 @@ def stat(question: str, description: str, unit: str, *queries: Query) -> dict[st
 def spans(
     question: str, description: str, query: str, *, sort: str, descending: bool = False, limit: int = 1000, links: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return a table of spans; their durations are bars, so that with times in order it reads like a Gantt chart. `links`: a column to the address behind its values."""
+    """Return a table of spans; their durations are bars, so that with times in order it reads like a Gantt chart.
+
+    Args:
+        question: the panel's title.
+        description: what is shown beside it.
+        query: TraceQL; by what it groups, a span's id, is no column.
+        sort: the column by which rows are sorted.
+        descending: whether the largest comes first.
+        limit: of traces, and of the spans of one.
+        links: a column to the address behind its values.
+    """
     overrides = [
         _override("Duration", "unit", "ns", {"id": "custom.cellOptions", "value": {"type": "gauge", "mode": "basic"}}),
         _override("Start time", "unit", "dateTimeAsIso"),
@@ -210,6 +224,7 @@ def spans(
         "short",
         overrides=overrides,
         targets=[target],
+        transformations=[{"id": "organize", "options": {"excludeByName": {f"by({SPAN_ID})": True}, "indexByName": {}, "renameByName": {}}}],
         options={"showHeader": True, "cellHeight": "sm", "sortBy": [{"displayName": sort, "desc": descending}]},
     )
 

@@ -24,6 +24,10 @@ __all__ = ["Address", "address", "flag", "join_url", "mask_url", "number", "one_
 
 _HOST_AND_PORT = re.compile(r"^(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]+(?:/.*)?$")
 _HOST = re.compile(r"^[A-Za-z0-9._-]+$|^[0-9A-Fa-f:.%]+$")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BEFORE_QUERY = re.compile(r"[^?#]*")
+# What an address without credentials begins with: up to the path, the query or the end no colon but that of a port.
+_HOST_MAYBE_PORT = re.compile(r"(?:\[[^\]/?#]*\]|[^:/?#]*)(?::[0-9]*)?(?=[/?#]|$)")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -135,12 +139,9 @@ def address(setting: str, text: str) -> Address:
 
 def mask_url(url: str, *, all_queries: bool = True) -> str:
     """Return the address without its secrets: user and password, and values in the query (`all_queries=False`: those whose name says so)."""
-    head, separator, tail = url.partition("://")
-    rest = tail if separator else head
-    authority, slash, path = rest.partition("/")
-    if "@" in authority:
-        authority = f"{MASK}@{authority.rpartition('@')[2]}"
-    masked = (f"{head}://" if separator else "") + authority + slash + path
+    scheme = _SCHEME.match(url)
+    start = scheme.end() if scheme else 0
+    masked = url[:start] + _without_credentials(url[start:])
     if "?" not in masked:
         return masked
     before, _, query = masked.partition("?")
@@ -149,6 +150,14 @@ def mask_url(url: str, *, all_queries: bool = True) -> str:
         return masked
     shown = [f"{quote(name)}={MASK if all_queries or is_secret_field(name, value) else quote(value, safe='{}')}" for name, value in parameters]
     return f"{before}?{'&'.join(shown) or MASK}"
+
+
+def _without_credentials(rest: str) -> str:
+    """Return what follows the scheme without user and password, those too that hold a `/`, `@`, `?` or `#` which should have been percent-encoded."""
+    at = _BEFORE_QUERY.match(rest)[0].rfind("@")  # type: ignore[index]  # it matches anything, nothing too
+    if at < 0 and not _HOST_MAYBE_PORT.match(rest):
+        at = rest.rfind("@")
+    return f"{MASK}{rest[at:]}" if at >= 0 else rest
 
 
 def join_url(scheme: str, netloc: str, path: str, query: str) -> str:

@@ -22,6 +22,7 @@ from otel_exec.spans.reach import Finding, find_port, find_tls, resolve_name, sp
 from otel_exec.spans.signal import Signal
 from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.transport import Answer, open_transport
+from otel_exec.spans.within import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ _CLOCKS_DIFFER_S = 5.0
 # A request without a span, and one without a metric.
 _NOTHING = (parse_line(b'{"resourceSpans":[]}'),)
 _NO_METRICS = (parse_line(b'{"resourceMetrics":[]}', Signal.METRICS),)
+_LATER_S = 0.5
 _USUAL_PORT = {"grpc": "4317", "http/protobuf": "4318", "http/json": "4318"}
 
 
@@ -107,10 +109,15 @@ def takes_metrics(endpoint: Endpoint, timeout_s: float = 5.0) -> Finding:
 def _ask(endpoint: Endpoint, lines: Sequence[ExportLine] = _NOTHING) -> Answer:
     """Send one request; unless lines are given it carries no span, and receivers take it all the same."""
     transport = open_transport(endpoint)
-    try:
-        return transport.send(lines)
-    finally:
-        transport.close()
+
+    def send() -> Answer:
+        try:
+            return transport.send(lines)
+        finally:
+            transport.close()
+
+    # The transport knows better what went wrong, so it may speak first.
+    return within(endpoint.timeout_s + _LATER_S, send) or Answer("again", f"{endpoint.shown}: no whole answer within {endpoint.timeout_s:g} s")
 
 
 def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: float) -> Finding:
@@ -129,7 +136,7 @@ def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: fl
             "set OTEL_EXPORTER_OTLP_HEADERS, as the backend's own pages tell it" + (f" (sent now: {names})" if names else " (none is sent now)"),
         )
     if address is not None and endpoint.url.startswith("http://") and speaks_tls(*address, timeout_s):
-        return Finding("TLS", "wrong", "the receiver speaks TLS, and the address begins with http://", f"set the endpoint to https://{endpoint.url[7:]}")
+        return Finding("TLS", "wrong", "the receiver speaks TLS, and the address begins with http://", f"set the endpoint to https://{endpoint.shown[7:]}")
     for other in _others(endpoint):
         if (theirs := _ask(other)).verdict in ("accepted", "content") or _is_refusal_of_credentials(theirs):
             return _mismatch(endpoint, other)

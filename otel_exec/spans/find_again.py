@@ -2,8 +2,9 @@
 
 What comes in: the address and the ids of what was sent. What goes out: how many of its spans were found, or why that can't be known.
 
-Source: Jaeger 2.20, `GET /api/traces/{id}` (`data[].spans[].spanID`, `errors` where there is none); Tempo 3.0,
-`GET /api/traces/{id}` (OTLP/JSON under `batches`, ids in base64; an empty 404 where there is none).
+Source: Jaeger 2.20, `GET /api/traces/{id}` (`data[].spans[].spanID`, `errors` where there is none) and, which stays when that one goes,
+`GET /api/v3/traces/{id}` (OTLP/JSON under `result`, ids in hex; `error.httpCode` where there is none); Tempo 3.0, `GET /api/traces/{id}`
+(OTLP/JSON under `batches`, ids in base64; an empty 404 where there is none).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import email.utils
-import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from otel_exec.config_values import address, join_url, mask_url
 from otel_exec.errors import ConfigError
 from otel_exec.secrets import redact
 from otel_exec.spans.transport_http import sentence
+from otel_exec.spans.within import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,11 +81,16 @@ def find_trace(base: str, trace_id: str, span_id: str, wait_s: float, *, timeout
         parts = address("--query", base)
     except ConfigError as error:
         return Found(0, reason=f"{error.value} is no address; accepted: {error.accepted}")
-    url = join_url(parts.scheme or "http", parts.netloc, f"{parts.path.rstrip('/')}/api/traces/{trace_id}", parts.query)
+    root = f"{parts.path.rstrip('/')}/api"
+    usual, newer = (join_url(parts.scheme or "http", parts.netloc, f"{root}/{path}/{trace_id}", parts.query) for path in ("traces", "v3/traces"))
     headers = {"accept": "application/json"} | ({"authorization": parts.authorization} if parts.authorization else {})
     deadline = time.monotonic() + wait_s
     while True:
-        found = _judge(mask_url(url), _get(url, headers, timeout_s), span_id)
+        reply = _get(usual, headers, timeout_s)
+        found = _judge(mask_url(usual), reply, span_id)
+        if not found.backend and isinstance(reply, _Reply):
+            of_newer = _judge(mask_url(newer), _get(newer, headers, timeout_s), span_id)
+            found = of_newer if of_newer.backend == "Jaeger" else found
         if found.spans or (found.reason and not found.backend) or time.monotonic() >= deadline:
             return replace(found, reason=redact(found.reason, (parts.authorization,)))
         pause(_PAUSE_S)
@@ -115,9 +121,15 @@ def _backend(content: Any) -> str:
     """Return whose answer it is by its keys, "" where it is neither's."""
     if not isinstance(content, dict):
         return ""
-    if not content.keys().isdisjoint(("data", "errors")):
+    if not content.keys().isdisjoint(("data", "errors")) or "resourceSpans" in _part(content, "result") or "httpCode" in _part(content, "error"):
         return "Jaeger"
     return "" if content.keys().isdisjoint(("batches", "resourceSpans", "trace")) else "Tempo"
+
+
+def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the mapping under a key; an empty one where there is none."""
+    part = content.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +144,8 @@ class _Reply:
 
 
 def _get(url: str, headers: dict[str, str], timeout_s: float, *, whole: bool = True, **options: Any) -> _Reply | str:
-    """Return the answer to a GET, or in a sentence why there is none within `timeout_s`, whatever is sent until then, and however slowly.
-
-    Timeouts of sockets begin anew with each byte, so the request has a thread of its own, which is left behind when the time is over.
-    """
-    found: list[_Reply | str] = []
-    thread = threading.Thread(target=lambda: found.append(_ask(url, headers, timeout_s, whole=whole, **options)), name="otel-exec-doctor", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return found[0] if found else f"no whole answer within {timeout_s:g} s"
+    """Return the answer to a GET, or in a sentence why there is none within `timeout_s`, whatever is sent until then, and however slowly."""
+    return within(timeout_s, lambda: _ask(url, headers, timeout_s, whole=whole, **options)) or f"no whole answer within {timeout_s:g} s"
 
 
 def _ask(url: str, headers: dict[str, str], timeout_s: float, *, whole: bool, **options: Any) -> _Reply | str:
@@ -163,7 +168,7 @@ def _span_ids(content: dict[str, Any]) -> Iterator[str]:
     try:
         for trace in content.get("data") or ():
             yield from (str(span["spanID"]) for span in trace["spans"])
-        for batch in content.get("batches") or content.get("resourceSpans") or ():
+        for batch in content.get("batches") or content.get("resourceSpans") or _part(content, "result").get("resourceSpans") or ():
             for scope in batch.get("scopeSpans") or ():
                 yield from (_hex(str(span["spanId"])) for span in scope["spans"])
     except (KeyError, TypeError, AttributeError):

@@ -10,12 +10,14 @@ import pytest
 from support.otlp_receiver import OtlpReceiver
 from support.outside import otel_exec
 from support.stack_programs import Collector, Tempo, get, get_json, program, wait_until
-from support.stack_runs import LARGE_TRACE_ID, figure, queries, run_example, run_turbulent, send_large
+from support.stack_runs import LARGE_TRACE_ID, figure, queries, run_example, run_turbulent, send_large, send_piece
 
 from otel_exec.testing import recorded_spans
 
 pytestmark = [pytest.mark.collector, pytest.mark.slow]
-VARIABLES = {"exec_id": ".+", "template": ".*", "phase": ".*"}
+VARIABLES = {"experiment": ".*", "template": ".*", "phase": ".*"}
+# Of spans that lie in several blocks a search shows those of one, unless each is a group of its own.
+BY_SPAN = " | by(span:id)"
 # A search looks only at what came a while ago (`query_frontend.query_end_cutoff`), and blocks are cut in between.
 _FOUND_S = 120
 
@@ -29,14 +31,26 @@ def filled(tmp_path_factory):
     with OtlpReceiver() as jaeger, Tempo(folder / "tempo") as tempo:
         with Collector(folder / "collector", f"127.0.0.1:{jaeger.grpc_port}", tempo.otlp) as collector:
             records = [run_example(folder / "example", collector.grpc_endpoint), run_turbulent(folder / "turbulent", collector.grpc_endpoint)]
+            for record in records:
+                arrived(tempo, f'{{ span.exec.id = "{record.exec_id}" }}', len(recorded_spans(record)))
             yield tempo, collector, records, folder
+
+
+def arrived(tempo, query, count, within_s=_FOUND_S):
+    """Wait until so many spans are on Tempo's disk.
+
+    Not by the trace's id: asked for one of which a part is on disk and a part still in memory, Tempo 3.0 gives both and forgets spans of the second part.
+    """
+
+    def counted():
+        return sum(float(series.get("value", 0)) for series in measure(tempo, query + " | count_over_time()"))
+
+    wait_until(lambda: counted() >= count, within_s, lambda: f"{query}: {counted()} of {count}; {tempo.tail()}")
 
 
 def trace_of(tempo, trace_id):
     """The spans of a trace: id to span, as OTLP/JSON has it; each once."""
     status, body = get(f"{tempo.query}/api/traces/{trace_id}")
-    if status == 404:
-        return {}
     assert status == 200, body
     found = {}
     for batch in json.loads(body)["batches"]:
@@ -66,8 +80,9 @@ def test_a_trace_comes_back_as_it_was_recorded(filled):
     tempo, _, records, _ = filled
     for record in records:
         spans = {span.span_id: span for span in recorded_spans(record)}
-        wait_until(lambda wanted=spans, of=record: set(trace_of(tempo, of.trace_id)) == set(wanted), 60, tempo.tail)
-        for identity, found in trace_of(tempo, record.trace_id).items():
+        trace = trace_of(tempo, record.trace_id)
+        assert set(trace) == set(spans)
+        for identity, found in trace.items():
             span = spans[identity]
             assert (int(found["startTimeUnixNano"]), int(found["endTimeUnixNano"]), found["name"]) == (span.start_ns, span.end_ns, span.name)
             assert base64.b64decode(found.get("parentSpanId", "")).hex() == span.parent_span_id
@@ -93,14 +108,26 @@ def test_searches_find_what_the_record_has(filled):
     }
     for query, found in wanted.items():
         assert found
-        wait_until(lambda query=query, found=found: {each["spanID"] for each in search(tempo, query)} == found, _FOUND_S, lambda query=query: query)
+        assert {each["spanID"] for each in search(tempo, query + BY_SPAN)} == found, query
+
+
+def test_a_run_of_minutes_is_shown_whole(filled):
+    """Of a run whose spans come bit by bit, and lie in several places with Tempo, the board shows each step once; so it does while the run goes on."""
+    tempo, collector, _, folder = filled
+    trace_id = f"{time.time_ns():032x}"
+    ((_, _, query),) = [each for each in queries("tempo", VARIABLES | {"exec_id": f"exec_{trace_id}"}) if "Which steps ran when?" in each[0]]
+    sent = []
+    for piece in range(3):
+        sent += send_piece(folder / f"piece-{piece}", collector.grpc_endpoint, trace_id, range(piece * 20, piece * 20 + 20))
+        arrived(tempo, f'{{ span.exec.id = "exec_{trace_id}" }}', len(sent))
+        assert sorted(each["spanID"] for each in search(tempo, query)) == sorted(sent)
 
 
 def test_every_query_of_every_board_returns_rows(filled):
-    """Each TraceQL query runs and returns at least one row, and those of a single run do for that run."""
+    """Each TraceQL query runs and returns at least one row, those of a single run for that run."""
     tempo, _, records, _ = filled
-    asked = queries("tempo", VARIABLES) + queries("tempo", VARIABLES | {"exec_id": records[1].exec_id})
-    assert len(asked) > 20
+    asked = queries("tempo", VARIABLES | {"exec_id": records[1].exec_id})
+    assert len(asked) > 10
     for question, _, query in asked:
         ask = measure if "over_time" in query else search
         wait_until(lambda ask=ask, query=query: ask(tempo, query), _FOUND_S, lambda question=question, query=query: f"{question}: {query}")
@@ -149,8 +176,8 @@ def test_a_hundred_thousand_spans_arrive_whole(filled):
     count = 100_000
     sent_s = send_large(folder / "large", collector.grpc_endpoint, count)
     begun = time.perf_counter()
-    wait_until(lambda: len(trace_of(tempo, LARGE_TRACE_ID)) == count, 240, tempo.tail)
+    arrived(tempo, f'{{ span.exec.id = "exec_{LARGE_TRACE_ID}" }}', count, within_s=240)
     arrived_s = time.perf_counter() - begun
     begun = time.perf_counter()
-    get(f"{tempo.query}/api/traces/{LARGE_TRACE_ID}")
+    assert len(trace_of(tempo, LARGE_TRACE_ID)) == count
     figure(backend="tempo", spans=count, sent_s=sent_s, whole_after_s=arrived_s, read_s=time.perf_counter() - begun)

@@ -105,8 +105,7 @@ LARGE_TRACE_ID = f"{random.Random(8).getrandbits(128):032x}"
 
 def send_large(folder: Path, endpoint: str, count: int) -> float:
     """Send a trace of so many spans, a run with steps under it, as `otel-exec replay` would; returns the seconds until the last one was acknowledged."""
-    (folder / "spans").mkdir(parents=True)
-    start_ns = time.time_ns() - 3600 * 10**9
+    start_ns = time.time_ns() - 300 * 10**9
     exec_id = f"exec_{LARGE_TRACE_ID}"
     root = f"{1:016x}"
 
@@ -125,9 +124,35 @@ def send_large(folder: Path, endpoint: str, count: int) -> float:
             }
             yield SpanRecord(LARGE_TRACE_ID, f"{number:016x}", root, "part/{number}", "step", at_ns, at_ns + 500 + number % 500, attributes)
 
-    encoder = LineEncoder({"service.name": "large", "service.instance.id": exec_id})
+    return _send(folder, endpoint, exec_id, "large", spans(), count)
+
+
+def send_piece(folder: Path, endpoint: str, trace_id: str, numbers: range) -> list[str]:
+    """Send some steps of a run that goes on; returns the ids of their spans."""
+    exec_id = f"exec_{trace_id}"
+    now_ns = time.time_ns()
+    spans = [
+        SpanRecord(
+            trace_id,
+            f"{random.Random(f'{trace_id}{number}').getrandbits(64):016x}",
+            f"{1:016x}",
+            f"part/{number}",
+            "step",
+            now_ns - 10**9,
+            now_ns,
+            {"exec.id": exec_id, "exec.template": "part/{number}", "node.name": f"part/{number}", "exec.level": 1, "exec.outcome": "success"},
+        )
+        for number in numbers
+    ]
+    _send(folder, endpoint, exec_id, "pieces", iter(spans), len(spans))
+    return [span.span_id for span in spans]
+
+
+def _send(folder: Path, endpoint: str, exec_id: str, service: str, spans: Iterator[SpanRecord], count: int) -> float:
+    (folder / "spans").mkdir(parents=True)
+    encoder = LineEncoder({"service.name": service, "service.instance.id": exec_id})
     with (folder / "spans" / "driver.jsonl").open("wb") as file:
-        for batch in _batches(spans(), 1000):
+        for batch in _batches(spans, 1000):
             file.write(encoder.encode(batch))
     begun = time.perf_counter()
     (entry,) = export_once(str(folder), [Endpoint(endpoint, "grpc")], patience_s=30.0).endpoints
