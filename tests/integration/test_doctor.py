@@ -79,6 +79,20 @@ def jaeger_of(receiver, doubled=1):
     return answer
 
 
+def newer_jaeger_of(receiver):
+    """A query API as that of a Jaeger which has /api/v3 alone, over what a receiver got."""
+
+    def answer(handler):
+        if "/api/v3/traces/" not in handler.path:
+            return 404, "text/plain", b"404 page not found\n", {}
+        trace_id = handler.path.rpartition("/")[2]
+        spans = [{"traceId": trace_id, "spanId": span.span_id} for span in list(receiver.spans) if span.trace_id == trace_id]
+        body = {"result": {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}} if spans else {"error": {"httpCode": 404, "message": "No traces found"}}
+        return (200 if spans else 404), "application/json", json.dumps(body).encode(), {"Date": handler.date_time_string()}
+
+    return answer
+
+
 @pytest.fixture(scope="module")
 def secure_receiver():
     with OtlpReceiver(tls=(TLS / "server.pem", TLS / "server.key")) as server:
@@ -235,6 +249,14 @@ def test_a_healthy_collector(tmp_path, rotel, protocol):
     assert printed.returncode == 0
     assert printed.stdout.endswith("\nA trace would be seen.\n")
     assert all(f"  ok {each['check']}: " in printed.stdout for each in checks)
+
+
+def test_a_jaeger_of_the_newer_api_alone(tmp_path, receiver):
+    """The span is found at /api/v3 where /api/traces is gone."""
+    with serving(newer_jaeger_of(receiver)) as query:
+        code, checks = doctor(tmp_path, "--endpoint", receiver.grpc_endpoint, "--query", query)
+    assert code == 0, checks
+    assert next(each["said"] for each in checks if each["check"] == "found again").startswith("Jaeger has the span")
 
 
 def test_a_span_that_is_not_found_again(tmp_path, receiver):

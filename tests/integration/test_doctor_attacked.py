@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 from support.otlp_receiver import OtlpReceiver, Reply
 from support.outside import otel_exec
 
+from otel_exec.config import Endpoint
+from otel_exec.spans.diagnose import diagnose
+
 SECRET = "hunter2"
+TLS = Path(__file__).parents[1] / "support" / "tls"
 
 
 @contextmanager
@@ -78,6 +84,27 @@ def test_an_answer_that_does_not_end(tmp_path, receiver, first, then):
     assert wrong["verdict"] == "wrong"
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf", "http/json"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx-more: ",
+        b"",
+    ],
+)
+def test_a_receiver_whose_answer_does_not_end(protocol, first):
+    """A receiver that answers a byte at a time is given up when the time for an answer is over, in each protocol that is tried."""
+    with answering(first, b"1") as port:
+        url = f"http://127.0.0.1:{port}" + ("" if protocol == "grpc" else "/v1/traces")
+        begun = time.monotonic()
+        *_, last = diagnose(Endpoint(url, protocol), None, timeout_s=0.3)
+        taken_s = time.monotonic() - begun
+    assert (last.check, last.verdict) == ("protocol", "wrong")
+    # At most seven questions of 0.3 s, each half a second more at most; without an end of its own one alone would take hours.
+    assert taken_s < 60
+
+
 def test_an_answer_that_is_too_large(tmp_path, receiver):
     """Of an answer without end no more is read than one of one span could have."""
     first = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
@@ -120,7 +147,15 @@ def test_another_servers_answer_is_not_a_backends(tmp_path, receiver, status, bo
     assert "--query" in wrong["to_do"]
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, ""), (404, '{"data": null, "errors": [{"code": 404}]}'), (200, '{"batches": []}')])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, ""),
+        (404, '{"data": null, "errors": [{"code": 404}]}'),
+        (404, '{"error": {"httpCode": 404, "message": "No traces found"}}'),
+        (200, '{"batches": []}'),
+    ],
+)
 def test_a_backend_without_the_span(tmp_path, receiver, status, body):
     """Jaeger and Tempo say each in its own way that they have no such trace."""
     with answering(whole(status, body)) as port:
@@ -136,6 +171,19 @@ def test_the_password_of_the_query_address_is_never_printed(tmp_path, receiver, 
     assert wrong["verdict"] == "wrong"
     assert SECRET not in printed
     assert "dXNlcjpodW50ZXIy" not in printed
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [f"http://127.0.0.1:{{port}}/v1/traces?api_key={SECRET}", f"http://user:{SECRET}@127.0.0.1:{{port}}", f"http://user:a/{SECRET}@127.0.0.1:{{port}}"],
+)
+def test_the_secrets_of_the_endpoint_are_never_printed(tmp_path, endpoint):
+    """Neither where TLS is spoken to who writes http://, nor where the address can't be read."""
+    with OtlpReceiver(tls=(TLS / "server.pem", TLS / "server.key")) as receiver:
+        url = endpoint.format(port=receiver.http_port)
+        done = otel_exec("doctor", "--timeout", "2", "--endpoint", url, cwd=tmp_path, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+    assert done.returncode == 1
+    assert SECRET not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("address", ["http://user:hunter2@nobody.invalid:1", "http://user:hunter2@127.0.0.1:99999", "ftp://user:hunter2@127.0.0.1"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from otel_exec.config import resolve, should_sample
+from otel_exec.config_values import mask_url
 from otel_exec.errors import ConfigError
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -168,6 +169,32 @@ def test_errors_hide_secrets():
     assert "hunter2" not in str(refused({E + "ENDPOINT": "ftp://me:hunter2@h?key=hunter2"}))
     assert "hunter2" not in str(refused({E + "ENDPOINT": "http://h:1", E + "HEADERS": "authorization hunter2"}))
     assert "hunter2" not in str(refused({E + "ENDPOINT": "http://h:1", E + "HEADERS": "x=hunter2%0Aevil"}))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:hunter2@h:4317/p", "http://***@h:4317/p"),
+        ("http://me:hun/ter2@h:4317", "http://***@h:4317"),
+        ("http://me:hun@ter/2@h:4317", "http://***@h:4317"),
+        ("http://me:hun?ter2@h/p", "http://***@h/p"),
+        ("http://me:hun#ter2@h", "http://***@h"),
+        ("http://me:12/hunter2@h", "http://***@h"),
+        ("me:hun://ter2@h:4317", "***@h:4317"),
+        ("me:hunter2@h:4317", "***@h:4317"),
+        ("https://hun/ter2@h", "https://***@h"),
+    ],
+)
+def test_a_password_with_characters_that_should_have_been_encoded(address, shown):
+    """What stands before the last @ is not shown, whatever is in it."""
+    assert mask_url(address) == shown
+    assert mask_url(address, all_queries=False) == shown
+
+
+@pytest.mark.parametrize("address", ["http://h:4317", "h:4317/p", "https://[::1]:4317/p#a@b", "http://h/p?q=a%40b&to=me@h", "/tmp/a/run.json", "s3://bucket/a"])
+def test_an_address_without_a_password_is_shown_as_it_is(address):
+    """Ports, brackets, fragments and queries are no credentials."""
+    assert mask_url(address, all_queries=False) == address
 
 
 def test_without_a_scheme():
