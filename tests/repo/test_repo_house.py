@@ -95,7 +95,7 @@ def test_only_code_that_is_meant_is_left(texts):
 
 
 def test_ci_runs_what_people_run(root):
-    """`.ci/run` can be executed and does nothing but `make test`, with the collector built before where Go is, and its tests required where it could be built."""
+    """`.ci/run` can be executed and does nothing but `make test`, with the collector built before where Go is; tests of what could be built, and of what is installed, are required."""
     script = root / ".ci" / "run"
     assert os.access(script, os.X_OK)
     commands = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
@@ -109,6 +109,12 @@ def test_ci_runs_what_people_run(root):
         '    echo ".ci/run: the Collector could not be built (see above); its tests are skipped" >&2',
         "  fi",
         "fi",
+        "for name in jaeger tempo prometheus promtool; do",
+        '  variable="OTEL_EXEC_${name^^}"',
+        '  if [[ -n "${!variable:-}" ]] || command -v "$name" > /dev/null; then',
+        '    export OTEL_EXEC_REQUIRE="${OTEL_EXEC_REQUIRE:+$OTEL_EXEC_REQUIRE,}$name"',
+        "  fi",
+        "done",
         "exec make test",
     ]
 
