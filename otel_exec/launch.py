@@ -5,11 +5,10 @@ What comes in: the steps that the user wants, arguments, the environment. What g
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from otel_exec import config as configuration
@@ -21,6 +20,7 @@ from otel_exec.driver.ending import Result, complain, first_cause, headline, pri
 from otel_exec.driver.environment import experiment_of
 from otel_exec.driver.executors import make_executor
 from otel_exec.driver.followers import Followers
+from otel_exec.driver.garbage import collector_spared
 from otel_exec.driver.joining import joined_here
 from otel_exec.driver.keeper import exported
 from otel_exec.driver.live import LiveListener, TerminalListener
@@ -43,7 +43,7 @@ from otel_exec.semconv import Outcome
 from otel_exec.spans.ids import IdGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from otel_exec.config import Config
     from otel_exec.execute.base import Executor
@@ -218,7 +218,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
         with (
             cancelling(wired.runner.cancel) as received,
             nullcontext() if executor.by_value else joined_here(install_provider=install_provider),
-            _collector_spared(),
+            collector_spared(),
         ):
             _drive(order, wired, settings, tracer_provider)
     finally:
@@ -266,19 +266,6 @@ def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: o
         problem = problem or error
     if problem is not None:
         raise problem
-
-
-@contextmanager
-def _collector_spared() -> Iterator[None]:
-    """Spare the garbage collector the plan and the record, for the block: they are no garbage, and it would look at them again and again."""
-    ours = gc.get_freeze_count() == 0
-    if ours:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if ours:
-            gc.unfreeze()
 
 
 def _check_places(executor: Executor, prefix: str, steps: Sequence[Step]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections import deque
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ HASH_LENGTH: Final = 6
 NESTED_LIMIT_BYTES: Final = 64 * 1024
 # Texts are kept while they may be nested into the next steps' texts, up to this much of them; an older one is put together again when it is needed.
 _KEPT_BYTES: Final = 32 * 1024 * 1024
+# What noting a text takes by itself.
+_ENTRY_BYTES: Final = 256
 
 _encode = json.JSONEncoder(sort_keys=True).encode
 
@@ -66,6 +69,7 @@ class Version:
     exact: bool
 
     __slots__ = (
+        "__weakref__",
         "_config",
         "_mid",
         "_recorded_config",
@@ -177,19 +181,22 @@ _HEAD: Final = b'{"config": '
 _DEPENDENCIES: Final = b', "dependencies": ['
 _DIGEST_SIZE: Final = len(b'{"md5": ""}') + 32
 
-_kept: deque[tuple[Version, str, int]] = deque()
+# Weakly: what is kept of a plan that nobody has any more is gone with it.
+_kept: deque[tuple[weakref.ref[Version], str, int]] = deque()
 _kept_bytes = 0
 
 
 def _keep(version: Version, slot: str, text: bytes) -> None:
     """Note that a text is kept, and let the oldest go. Losing one to a race of threads costs time and nothing else."""
     global _kept_bytes
-    _kept.append((version, slot, len(text)))
-    _kept_bytes += len(text)
-    while _kept_bytes > _KEPT_BYTES and len(_kept) > 1:
+    size = len(text) + _ENTRY_BYTES
+    _kept.append((weakref.ref(version), slot, size))
+    _kept_bytes += size
+    while len(_kept) > 1 and (_kept_bytes > _KEPT_BYTES or _kept[0][0]() is None):
         oldest, its_slot, size = _kept.popleft()
         _kept_bytes -= size
-        setattr(oldest, its_slot, None)
+        if (there := oldest()) is not None:
+            setattr(there, its_slot, None)
 
 
 def _object(texts: Mapping[str, str]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -288,3 +289,12 @@ def test_a_versioned_value_that_json_cannot_hold_is_a_mistake(value):
     assert mistake.step == "k"
     assert "'deep.[0]'" in mistake.message
     assert mistake.where.startswith(__file__)
+
+
+def test_what_is_kept_of_a_plan_goes_with_it():
+    """Texts are kept for the steps that come next; a plan that nobody has any more is not held by them."""
+    version = Version("a", {"x": ConfigEntry("1", 1)})
+    assert version.text()
+    gone = weakref.ref(version)
+    del version
+    assert gone() is None
