@@ -3,7 +3,8 @@
     python bench/collector_failures.py [--rounds 5] [--steps 400] [--phases 25]
 
 For each way to fail: the makespan (from the run's beginning to the end of its work) over that of its neighbour without an endpoint, median and quartiles of the paired
-ratios; how long the process lived on after its work; the peak memory of the driver and of its exporter, at this many spans and at eight times as many.
+ratios; the driver's CPU time over its neighbour's, and the exporter's in seconds (they say more than a makespan where other programs run); how long the process lived
+on after its work; the peak memory of the driver and of its exporter, at this many spans and at eight times as many.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ def one(steps: int, phases: int) -> None:
         record = run([each(number) for number in range(steps)], prefix=folder, run_json=f"{folder}/run.json", executor="threads", workers=2)
         ended_ns = int(record.start_time_unix_nano) + (record.duration_ns or 0)
         told = {"makespan_s": (record.duration_ns or 0) / 1e9, "after_s": (time.time_ns() - ended_ns) / 1e9}
-    told["driver_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    told["exporter_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    for name, who in (("driver", resource.RUSAGE_SELF), ("exporter", resource.RUSAGE_CHILDREN)):
+        used = resource.getrusage(who)
+        told |= {f"{name}_mb": used.ru_maxrss / 1024, f"{name}_cpu_s": used.ru_utime + used.ru_stime}
     print(json.dumps(told))
 
 
@@ -105,6 +107,11 @@ def _measured(endpoint: str | None, steps: int, phases: int) -> dict[str, float]
     told = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
     measured: dict[str, float] = json.loads(told)
     return measured
+
+
+def _quartiles(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"x{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
 def main() -> None:
@@ -125,19 +132,21 @@ def main() -> None:
     assert collectors.stdout is not None
     endpoints: dict[str, str] = json.loads(collectors.stdout.readline())
     spans = asked.steps * asked.phases
-    print(f"{spans:,} phases, and {_GROWN} times as many\n{'':18}{'makespan':>22}{'after the work':>16}{'driver':>16}{'exporter':>16}")
+    print(
+        f"{spans:,} phases, and {_GROWN} times as many\n{'':18}{'makespan':>22}{'driver CPU':>22}{'exporter CPU':>14}{'after the work':>16}{'driver':>16}{'exporter':>16}"
+    )
     try:
         for name, endpoint in endpoints.items():
             pairs = [(_measured(endpoint, asked.steps, asked.phases), _measured(None, asked.steps, asked.phases)) for _ in range(asked.rounds)]
-            ratios = sorted(failing["makespan_s"] / plain["makespan_s"] for failing, plain in pairs)
-            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            ratios = [_quartiles([failing[key] / plain[key] for failing, plain in pairs]) for key in ("makespan_s", "driver_cpu_s")]
+            cpu_s = statistics.median(failing["exporter_cpu_s"] for failing, _ in pairs)
             after_s = statistics.median(failing["after_s"] for failing, _ in pairs)
             grown = _measured(endpoint, asked.steps, asked.phases * _GROWN)
             memory = [f"{statistics.median(failing[key] for failing, _ in pairs):.0f} -> {grown[key]:.0f} MB" for key in ("driver_mb", "exporter_mb")]
-            print(f"{name:18}{f'x{middle:.3f} ({low:.3f}-{high:.3f})':>22}{after_s:14.2f} s{memory[0]:>16}{memory[1]:>16}", flush=True)
+            print(f"{name:18}{ratios[0]:>22}{ratios[1]:>22}{cpu_s:12.2f} s{after_s:14.2f} s{memory[0]:>16}{memory[1]:>16}", flush=True)
         few, many = (_measured(None, asked.steps, asked.phases * times) for times in (1, _GROWN))
         memory = [f"{few['driver_mb']:.0f} -> {many['driver_mb']:.0f} MB"]
-        print(f"{'no endpoint':40}{few['after_s']:14.2f} s{memory[0]:>16}")
+        print(f"{'no endpoint':76}{few['after_s']:14.2f} s{memory[0]:>16}")
     finally:
         collectors.communicate()
 
