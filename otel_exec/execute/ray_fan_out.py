@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RayHands"]
 
-# In flight, a CPU of the cluster: enough that none waits for the owner (measured: bench/ray.py).
-_PER_CPU = 4
-_AT_LEAST = 16
+# In flight, a CPU of the cluster: enough that none waits for the owner (measured: bench/on_ray.py).
+PER_CPU = 4
+AT_LEAST = 16
 # How often the owner looks whether an item's time has run out.
 _LOOK_S = 0.1
 # Tries beyond those that were asked for, after deaths that may not be the item's fault; as of steps (requirement C).
@@ -58,7 +58,7 @@ class RayHands:
             name = getattr(fan_out.fn, "__qualname__", type(fan_out.fn).__qualname__)
             raise TypeError(f"map_tasks: {name} can't be sent to other workers: {error}; make what it refers to inside it") from error
         cpus = int(ray.cluster_resources().get("CPU", 1))
-        fan_out.hands_limit = min(fan_out.hands_limit, max(_AT_LEAST, _PER_CPU * cpus))
+        fan_out.hands_limit = min(fan_out.hands_limit, max(AT_LEAST, PER_CPU * cpus))
         self.more(fan_out)
 
     def more(self, fan_out: FanOut) -> None:

@@ -100,8 +100,10 @@ def one_run(folder, chance, kills):
     died = [attempt for each in record.steps for attempt in each.attempts if attempt.error is not None and attempt.error.type == "worker_died"]
     assert len(died) <= len(killer.killed), (len(died), killer.killed)
     for each in record.steps:
-        assert each.attempts[-1].outcome == "success"
-        assert [attempt.outcome for attempt in each.attempts].count("success") == 1, f"{each.name} was redone after it had finished"
+        ends = [attempt.outcome for attempt in each.attempts]
+        # Who had written that the step is done, and died before it could report, is found out by the next attempt: it runs nothing.
+        assert ends[-1] == "success" or each.cached, f"{each.name} came to {ends}"
+        assert ends.count("success") <= 1, f"{each.name} was redone after it had finished"
     return len(killer.killed), len(died)
 
 
