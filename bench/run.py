@@ -18,6 +18,7 @@ _ALL = (
     ("a collector that fails, beside no endpoint", ["collector_failures.py"]),
     ("a finished task into all metrics", ["folding.py"]),
     ("recovery of a killed run", ["recovery.py"]),
+    ("on Ray, beside raw tasks", ["on_ray.py"]),
 )
 
 

@@ -52,7 +52,7 @@ def conclude(frame: Frame, result: object, given: list[StepRef], description: st
         version=Version(frame.name, walk.entries, [node.version for node in blocking], [node.version for node in pseudo]),
         blocking=tuple(dict.fromkeys(blocking)),
         pseudo=tuple(dict.fromkeys(pseudo)),
-        resources=spec.resources,
+        resources=spec.resources if call is None or call._resources is None else spec.resources.over(call._resources),
         retries=spec.retries,
         timeout_s=spec.timeout_s,
         verify=spec.verify,

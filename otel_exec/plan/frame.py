@@ -33,14 +33,15 @@ else:
 class DeferredCall(_AnyResult):  # type: ignore[misc]  # a subclass of Any for the checker alone: outside a body the call's value is the function's own
     """A call of a deferred function in a step body: what the step will run. It is to be returned from the body."""
 
-    __slots__ = ("_config", "_fn", "_frame", "_place", "_style")
+    __slots__ = ("_config", "_fn", "_frame", "_place", "_resources", "_style")
 
-    def __init__(self, fn: Callable[..., object], config: object, style: str, frame: Frame, place: Place) -> None:
+    def __init__(self, fn: Callable[..., object], config: object, style: str, frame: Frame, place: Place, resources: Resources | None = None) -> None:
         self._fn = fn
         self._config = config
         self._style = style
         self._frame = frame
         self._place = place
+        self._resources = resources
 
     def __repr__(self) -> str:
         return f"<DeferredCall {function_name(self._fn)}>"

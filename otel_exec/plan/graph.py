@@ -30,6 +30,16 @@ class Resources:
     custom: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def over(self, other: Resources) -> Resources:
+        """Return these, and of another's what these do not say."""
+        return Resources(
+            other.num_cpus if self.num_cpus is None else self.num_cpus,
+            other.num_gpus if self.num_gpus is None else self.num_gpus,
+            other.memory_bytes if self.memory_bytes is None else self.memory_bytes,
+            {**other.custom, **self.custom},
+            {**other.options, **self.options},
+        )
+
     @property
     def plain(self) -> bool:
         """Whether the step asked for nothing: it takes one worker and is bounded by nothing else."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, cast
 from otel_exec.plan import options, tracer
 from otel_exec.plan.frame import DeferredCall, StepSpec, current_frame, signature_of
 from otel_exec.plan.refs import StepRef
+from otel_exec.plan.remote import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,11 @@ def deferred(fn: Callable[P, object]) -> Callable[P, DeferredCall]:
     """Make a library function one that a step can run; also as a decorator.
 
     In a step body a call is recorded, to be returned from the body; anywhere else it calls `fn`. What `fn` returns is dropped on the worker.
+    A function that `ray.remote` has wrapped keeps the resources that it was given there, where its step does not say otherwise.
     """
     if not callable(fn):
         raise TypeError(f"deferred() takes a function, not {fn!r}")
+    fn, resources = unwrapped(fn)
     try:
         signature: inspect.Signature | None = signature_of(fn)
     except (TypeError, ValueError):  # some builtins have none
@@ -42,7 +45,7 @@ def deferred(fn: Callable[P, object]) -> Callable[P, DeferredCall]:
         if frame is None:
             return cast("DeferredCall", fn(*args, **kwargs))
         caller = sys._getframe(1)
-        return tracer.defer(fn, frame, (caller.f_code.co_filename, caller.f_lineno), signature=signature, args=args, kwargs=kwargs)
+        return tracer.defer(fn, frame, (caller.f_code.co_filename, caller.f_lineno), signature=signature, args=args, kwargs=kwargs, resources=resources)
 
     functools.update_wrapper(call, fn)
     return call

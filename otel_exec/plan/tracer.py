@@ -22,6 +22,8 @@ from otel_exec.plan.walk import references
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from otel_exec.plan.graph import Resources
+
 __all__ = ["defer", "own_output", "trace"]
 
 _NOTE = "otel_exec: "
@@ -116,10 +118,11 @@ def defer(
     signature: inspect.Signature | None,
     args: tuple[object, ...],
     kwargs: dict[str, Any],
+    resources: Resources | None = None,
 ) -> DeferredCall:
     """Record a call of a deferred function.
 
-    One argument is the config itself; several, or none, make a config keyed by parameter name.
+    One argument is the config itself; several, or none, make a config keyed by parameter name. `resources`: what the function asks for by itself.
     """
     parameters = signature.parameters if signature is not None else {}
     plain = len(args) == 1 and not kwargs and len(parameters) == 1 and next(iter(parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -146,7 +149,7 @@ def defer(
                 "give it one config, or parameters that can be passed by name",
                 place,
             )
-    call = DeferredCall(fn, config, style, frame, place)
+    call = DeferredCall(fn, config, style, frame, place, resources)
     frame.deferred.append(call)
     return call
 

@@ -137,6 +137,17 @@ def test_calls_of_the_users_own_remote_code_belong_to_the_trace(tmp_path):
     assert set(step_named(record, "uses ray").phases) == {"ours"}
 
 
+def test_a_remote_function_keeps_its_options_where_its_step_says_nothing_else(tmp_path, shared_ray):
+    """deferred(ray.remote(...)(fn)): its runtime_env and memory hold, the step's own num_cpus goes before it, and what remains is Ray's own."""
+    variables = {"env_vars": {"OF_THE_STEP": "yes"}}
+    remote = shared_ray.remote(num_cpus=1, memory=50_000_000, runtime_env=variables, max_retries=7)
+    record = run_in(tmp_path, ray_steps.carrying(remote, str(tmp_path / "said")), executor="ray")
+    check_run(record)
+    said = json.loads((tmp_path / "said").read_text())
+    assert said["variable"] == "yes"
+    assert (said["resources"]["CPU"], said["resources"]["memory"]) == (2.0, 50_000_000.0)
+
+
 def _shape(record):
     """The set of spans without what differs from run to run: (kind, name, parent's name, links' names)."""
     spans = {span.span_id: span for span in recorded_spans(record)}

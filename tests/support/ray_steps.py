@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -137,6 +138,18 @@ def _use_ray(config):
 
 
 use_ray = deferred(_use_ray)
+
+
+def _say_where(config):
+    import ray
+
+    with open(config["path"], "w") as file:
+        json.dump({"variable": os.environ.get("OF_THE_STEP"), "resources": ray.get_runtime_context().get_assigned_resources()}, file)
+
+
+@step("carries options", resources={"num_cpus": 2, "scheduling_strategy": "SPREAD"})
+def carrying(remote, path):
+    return deferred(remote(_say_where))({"path": path})
 
 
 @step("uses ray")
