@@ -1,14 +1,20 @@
-"""The fault programs of Ray, in short: each in a process and a cluster of its own."""
+"""The fault programs of Ray, in short: each in a process and a cluster of its own. What a killed driver leaves is seen on the session's cluster."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support.ray_cluster import needs_ray
+from support.run_checks import check_run, outcomes
+
+from otel_exec import read_run
+from otel_exec.record.find import list_runs
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -31,3 +37,41 @@ def test_random_kills_of_workers():
 def test_a_node_that_leaves_in_mid_run(tmp_path):
     """One trace with spans of three nodes; the attempt on the node that left is tried again elsewhere."""
     assert "node_died" in _run(str(HERE / "ray_nodes.py"), str(tmp_path))
+
+
+def _gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.ray
+def test_a_driver_that_is_killed(tmp_path, shared_ray):
+    """Its steps and items on the cluster end within a minute, what they had started as well; the next run takes what had finished, and succeeds."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environ |= {"RAY_ADDRESS": shared_ray.get_runtime_context().gcs_address, "PYTHONPATH": str(HERE.parent), "EVIDENCE": str(tmp_path)}
+    command = [sys.executable, "-m", "faults.ray_experiment", "--executor", "ray", "--prefix", str(tmp_path / "out")]
+    with open(tmp_path / "log", "wb") as log:
+        driver = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=log, stderr=log)
+    pids = [tmp_path / name for name in ("step.pid", "item.pid", "child.pid")]
+    deadline = time.monotonic() + 120
+    while not all(path.exists() for path in pids):
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    killed_s = time.monotonic()
+    while not all(_gone(int(path.read_text())) for path in pids):
+        assert time.monotonic() - killed_s < 60, [(path.name, _gone(int(path.read_text()))) for path in pids]
+        time.sleep(0.05)
+    print(f"gone after {time.monotonic() - killed_s:.1f} s")
+    (tmp_path / "go").touch()
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = read_run(list_runs(str(tmp_path / "out"))[-1])
+    check_run(record)
+    assert outcomes(record) == {"first": "success", "long": "success"}
+    assert [step.cached for step in record.steps] == [True, False]
+    assert (tmp_path / "first.ran").read_text() == "x"
