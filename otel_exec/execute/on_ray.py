@@ -7,8 +7,6 @@ spans of workers to their files. Ray retries nothing: what died is the runner's 
 from __future__ import annotations
 
 import contextlib
-import os
-import pickle
 import queue
 import sys
 import time
@@ -21,20 +19,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from otel_exec.cpus import usable_cpus
-from otel_exec.errors import OtelExecError
 from otel_exec.execute import ray_cluster
 from otel_exec.execute.base import AttemptLost, Claimed, Reported, WorkerStopped
 from otel_exec.execute.packing import Packer
 from otel_exec.execute.ray_blobs import DriverBlobs
 from otel_exec.execute.ray_crew import Crew
 from otel_exec.execute.ray_failure import lost_to
-from otel_exec.execute.ray_home import Home
+from otel_exec.execute.ray_line import HomeLine
 from otel_exec.execute.ray_options import options_of, wanted_of
 from otel_exec.execute.ray_waiting import Unplaced
-from otel_exec.execute.ray_wire import NAMESPACE, StepDone, StepSent, encode, home_name
-from otel_exec.execute.ray_wire import Setup as WorkerSetup
+from otel_exec.execute.ray_wire import StepDone, StepSent, encode
 from otel_exec.execute.ray_worker import run_step_task
-from otel_exec.record.process_id import boot_id
 from otel_exec.semconv import ERROR_NODE_DIED, ERROR_WORKER_DIED
 
 if TYPE_CHECKING:
@@ -56,8 +51,6 @@ _RECALL_QUIET_S = 0.25
 _OBEY_S = 1.0
 # How long a result waits for the tellings that went before it.
 _PATIENCE_S = 5.0
-# So often in a row the home actor may fail to answer.
-_MAX_RESTARTS = 20
 
 _done_decoder = msgspec.msgpack.Decoder(StepDone)
 
@@ -138,16 +131,16 @@ class RayExecutor:
         self.prefetch = _AHEAD * self.workers
         self._crew = Crew(settings, clock)
         self._unplaced = Unplaced()
-        setup = WorkerSetup(pickle.dumps(settings), boot_id(), clock.now_ns(), os.getcwd(), sys.path[:], sys.argv[:])
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        maker = ray.remote(Home)
-        home = maker.options(
-            name=home_name(settings.exec_id), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=10_000, scheduling_strategy=here
+        self._home = HomeLine(
+            settings,
+            clock,
+            here,
+            self._blobs.gathered,
+            later=self._inbox.put,
+            told=lambda taken: self._crew.take_in(taken, self._notices),
+            numbers=self._crew.numbers,
         )
-        self._home: Any = home.remote(setup, settings.clock_offset_ns)
-        self._home.resume.remote({}, self._blobs.gathered)
-        self._restarts = self._asked = self._answered = 0
-        self._take()
 
     def submit(self, envelope: TaskEnvelope, packed: object) -> None:
         """Hand the attempt to Ray, unless as many run as may."""
@@ -206,7 +199,7 @@ class RayExecutor:
         """Have KeyboardInterrupt raised in the attempt, by its own process."""
         sent = self._out.get((node_id, attempt))
         if sent is not None:
-            self._home.end.remote(sent.envelope.span_id, "interrupt")
+            self._home.end(sent.envelope.span_id, "interrupt")
 
     def kill(self, node_id: str, attempt: int) -> None:
         """End the worker that runs the attempt, and all that it started."""
@@ -217,7 +210,7 @@ class RayExecutor:
             sent.force_s = time.monotonic() + _OBEY_S
             self._crew.close_spans((node_id, attempt), sent.envelope.span_id)
             self._cancel(sent)
-            self._home.end.remote(sent.envelope.span_id, "kill")
+            self._home.end(sent.envelope.span_id, "kill")
         self._notices = [
             notice for notice in self._notices if not (isinstance(notice, Reported) and (notice.report.node_id, notice.report.attempt) == (node_id, attempt))
         ]
@@ -238,21 +231,19 @@ class RayExecutor:
         self._stopped = True
         self._queue.clear()
         try:
+            self._home.leave()
             for sent in self._out.values():
                 sent.silent = True
                 self._cancel(sent)
                 with contextlib.suppress(Exception):
-                    self._home.end.remote(sent.envelope.span_id, "kill")
+                    self._home.end(sent.envelope.span_id, "kill")
             deadline = time.monotonic() + max(grace_s, 0.5)
             while self._out and time.monotonic() < deadline:
                 self._turn(0.05)
             for sent in self._out.values():
                 with contextlib.suppress(Exception):
                     ray.cancel(sent.ref, force=True)
-            with contextlib.suppress(Exception):
-                self._crew.take_in(ray.get(self._home.take.remote(wait=False), timeout=2), self._notices)
-            with contextlib.suppress(Exception):
-                ray.kill(self._home)
+            self._home.close()
         finally:
             ray_cluster.detach()
         now_ns = self._clock.now_ns()
@@ -324,14 +315,14 @@ class RayExecutor:
                 self._buried(key)
         else:
             # What its worker told before it died may still be on its way.
-            self._held.append(_Held(sent, None, error, time.monotonic() + _PATIENCE_S, self._ask_home()))
+            self._held.append(_Held(sent, None, error, time.monotonic() + _PATIENCE_S, self._home.ask()))
 
     def _release(self) -> None:
         """See to what was held back, where what it waited for has come, or will not."""
         now = time.monotonic()
         held, self._held = self._held, []
         for each in held:
-            ready = self._answered >= each.ticket if each.done is None else self._crew.knows(each.done.rest.number, each.done.tellings)
+            ready = self._home.answered(each.ticket) if each.done is None else self._crew.knows(each.done.rest.number, each.done.tellings)
             if not ready and now < each.until_s:
                 self._held.append(each)
             elif each.done is not None:
@@ -394,34 +385,7 @@ class RayExecutor:
             there = NodeAffinitySchedulingStrategy(node_id, soft=False)
             ray.remote(sweep_task).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(pid)
 
-    # --- the home actor ---------------------------------------------------------------------------------------------------------------------------
-
-    def _take(self) -> None:
-        """Ask the home actor for what is told next."""
-        self._home.take.remote(wait=True).future().add_done_callback(lambda future: self._inbox.put(lambda: self._told(future)))
-
-    def _told(self, future: Future[Any]) -> None:
-        """The home actor has answered; after a restart it must be told who has which number."""
-        error = future.exception()
-        if error is None:
-            self._restarts = 0
-            taken = future.result()
-            self._crew.take_in(taken, self._notices)
-            self._answered = max(self._answered, taken[2])
-        if self._stopped:
-            return
-        if error is not None:
-            self._restarts += 1
-            if self._restarts > _MAX_RESTARTS:
-                raise OtelExecError(f"the run's home actor can't be kept alive on the Ray cluster: {str(error).splitlines()[0]}")
-            self._home.resume.remote(self._crew.numbers(), self._blobs.gathered)
-        self._take()
-
-    def _ask_home(self) -> int:
-        """Have all that was told up to now fetched; returns the ticket that comes with it."""
-        self._asked += 1
-        self._home.poke.remote(self._asked)
-        return self._asked
+    # --- Ray --------------------------------------------------------------------------------------------------------------------------------------
 
     def _cancel(self, sent: _Sent) -> None:
         """Take an attempt back where Ray has not given it to a worker; what runs goes on, since SIGINT alone ends nothing there."""

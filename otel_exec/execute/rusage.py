@@ -3,7 +3,8 @@
 What comes in: the moments when a task starts and ends, in the process (or thread) that runs it. What goes out: CPU nanoseconds and bytes.
 Where the system can't tell, `None`: never a made-up number.
 
-Cost: about 5 us a task (measured: clear_refs 0.3, two getrusage pairs 2, status 2.6).
+Cost: about 5 us a task (measured: clear_refs 0.3, processor time twice 2, status 2.6); in a process of 60 threads, as Ray's workers are, the clock takes 5 us,
+and getrusage would take 9.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs: reset the peak resident set
 
 
 def _process_cpu_ns() -> int:
-    own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return int((own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime) * 1e9)
+    return time.process_time_ns() + int((children.ru_utime + children.ru_stime) * 1e9)
 
 
 class ProcessMeter:
