@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from otel_exec.cpus import usable_cpus
+from otel_exec.errors import OtelExecError
 from otel_exec.execute import ray_cluster
 from otel_exec.execute.base import AttemptLost, Claimed, Reported, WorkerStopped
 from otel_exec.execute.packing import Packer
@@ -108,6 +109,7 @@ class RayExecutor:
         self._tasks: dict[str, Any] = {}
         self._started = False
         self._stopped = False
+        self._lost = False
         self._look_s = 0.0
         self._recalled: list[tuple[str, int]] | None = None
 
@@ -123,6 +125,7 @@ class RayExecutor:
         self._clock = clock
         ray_cluster.attach(self._address, self._given_workers, self._resources)
         self._started = True
+        self._head = ray_cluster.HeadWatch()
         cpus = max(1, int(ray_cluster.cluster_cpus()))
         if self._given_workers is None:
             self.workers = cpus
@@ -232,6 +235,8 @@ class RayExecutor:
         self._queue.clear()
         try:
             self._home.leave()
+            if self._lost:  # nobody is there who could be told
+                self._out.clear()
             for sent in self._out.values():
                 sent.silent = True
                 self._cancel(sent)
@@ -243,9 +248,11 @@ class RayExecutor:
             for sent in self._out.values():
                 with contextlib.suppress(Exception):
                     ray.cancel(sent.ref, force=True)
-            self._home.close()
+            if not self._lost:
+                self._home.close()
         finally:
-            ray_cluster.detach()
+            if not self._lost:
+                ray_cluster.detach()
         now_ns = self._clock.now_ns()
         self._notices += [WorkerStopped(worker_id, now_ns) for worker_id in self._crew.close()]
         notices, self._notices = self._notices, []
@@ -290,6 +297,12 @@ class RayExecutor:
                 with contextlib.suppress(Exception):
                     ray.cancel(sent.ref, force=True)
         if not self._stopped:
+            self._lost = self._head.gone()
+            if self._lost:
+                raise OtelExecError(
+                    f"the head node of the Ray cluster at {self._head.address} has gone, and the run's tasks with it; "
+                    "what had finished is kept: the next run on a cluster goes on from there"
+                )
             waiting = [(sent.envelope, sent.wanted) for key, sent in self._out.items() if sent.wanted and not sent.silent and self._crew.who(key) is None]
             self._notices += self._unplaced.look(waiting, now)
 

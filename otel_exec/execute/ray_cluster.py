@@ -19,10 +19,14 @@ from otel_exec.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["attach", "cluster_cpus", "detach", "node_alive", "node_lines"]
+__all__ = ["HeadWatch", "attach", "cluster_cpus", "detach", "node_alive", "node_lines"]
 
 # How long the head of a cluster may take to accept a connection.
 _KNOCK_S = 10.0
+
+_LOOK_S = 0.2
+# So often running the head's port is found closed before the head counts as gone: a supervisor may start it again.
+_REFUSALS = 5
 
 _lock = threading.Lock()
 _users = 0
@@ -104,6 +108,28 @@ def detach() -> None:
 def cluster_cpus() -> float:
     """Return the CPUs of all nodes, 1 at least."""
     return max(1.0, float(ray.cluster_resources().get("CPU", 1)))
+
+
+class HeadWatch:
+    """Whether the cluster's head is there: asked about once a second. Ray's client would wait a minute for it, and then end this process without a word of the run's."""
+
+    def __init__(self) -> None:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self.address = f"{host}:{port}"
+        self._place = (host.strip("[]"), int(port))
+        self._refused = 0
+
+    def gone(self) -> bool:
+        """Whether its host has refused connections several times running; a head that is slow to answer, or out of reach, is waited for as Ray does."""
+        try:
+            socket.create_connection(self._place, timeout=_LOOK_S).close()
+        except ConnectionRefusedError:
+            self._refused += 1
+        except OSError:
+            pass
+        else:
+            self._refused = 0
+        return self._refused >= _REFUSALS
 
 
 def node_alive(node_id: str) -> bool:

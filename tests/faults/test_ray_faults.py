@@ -41,6 +41,12 @@ def test_a_node_that_leaves_in_mid_run(tmp_path):
     assert "node_died" in _run(str(HERE / "ray_nodes.py"), str(tmp_path))
 
 
+@pytest.mark.skipif("OTEL_EXEC_FAULTS" not in os.environ, reason="two clusters of its own: make faults, or OTEL_EXEC_FAULTS=1")
+def test_a_head_that_goes_away(tmp_path):
+    """One sentence and exit code 1, within seconds; the next run, on a new cluster, goes on."""
+    assert "the next run went on" in _run(str(HERE / "ray_head.py"), str(tmp_path))
+
+
 def _gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
