@@ -15,7 +15,7 @@ from otel_exec.aggregate.rebuild import attempts_of, fold_task_spans, full_tasks
 from otel_exec.aggregate.tally import Tally, tries
 from otel_exec.clock import to_iso
 from otel_exec.metrics import MetricsCollector
-from otel_exec.record.model import RunRecord
+from otel_exec.record.model import Export, RunRecord
 from otel_exec.record.run_store import find_run, read_journal, read_record
 from otel_exec.record.status_file import read_status
 from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord
@@ -220,13 +220,21 @@ def read_run(run: str | None = None, *, prefix: str | None = None) -> RunRecord:
 
 
 def _with_export(record: RunRecord, folder: str) -> RunRecord:
-    """Prefer what export.json knows: an export may have gone on after the record was written."""
+    """Prefer what export.json knows: an export may have gone on after the record was written, and of a run that was killed it alone knows."""
     from otel_exec.spans.cursor import read_export
+    from otel_exec.spans.exporter import items_waiting
 
     export = record.export
-    if export is not None and export.endpoint is not None:
-        state = read_export(folder)
-        known = state.endpoints.get(export.endpoint) if state is not None else None
-        if known is not None:
-            export.spans_acknowledged, export.spans_rejected = known.acknowledged, known.rejected
+    state = read_export(folder)
+    if state is None or not state.endpoints:
+        return record
+    if export is None or export.endpoint is None:
+        # Of several endpoints the one that has most tells how far the spans have come.
+        name = max(state.endpoints, key=lambda each: state.endpoints[each].acknowledged)
+        known = state.endpoints[name]
+        settled = known.acknowledged + known.rejected
+        record.export = Export(name, known.protocol, settled + items_waiting(folder, known), known.acknowledged, known.rejected)
+    elif export.endpoint in state.endpoints:
+        known = state.endpoints[export.endpoint]
+        export.spans_acknowledged, export.spans_rejected = known.acknowledged, known.rejected
     return record

@@ -11,6 +11,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from otel_exec.record.process_id import holder_text
 from otel_exec.report.eta import Eta, eta
 from otel_exec.report.painter import Painter
 from otel_exec.report.progress import LevelProgress, ProgressView, RunningStep, StepEvent, event_line, output_lines, progress_lines
@@ -211,7 +212,7 @@ class TerminalListener(LiveListener):
 
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
-        self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=f"its lock is held by {holder}"))
+        self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=f"its lock is held by {holder_text(holder)}"))
 
     def warned(self, step_name: str, message: str) -> None:
         """Say it above the block."""

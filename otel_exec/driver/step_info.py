@@ -11,6 +11,7 @@ import msgspec
 
 from otel_exec.record import locks
 from otel_exec.record.model import CachedFrom
+from otel_exec.record.process_id import holder_text
 from otel_exec.record.step_files import read_events, read_info, standing
 from otel_exec.schedule.select import Earlier
 
@@ -32,9 +33,9 @@ def look_up(step: Step) -> Earlier:
         return Earlier()
     events = read_events(path)
     if not events:
-        return Earlier(held_by=locks.peek(path))
+        return Earlier(held_by=holder_text(locks.peek(path)))
     info = read_info(path) or {}
-    return earlier_from(events, info, held_by=locks.peek(path))
+    return earlier_from(events, info, held_by=holder_text(locks.peek(path)))
 
 
 def earlier_from(events: list[StatusEvent], info: Mapping[str, object], *, held_by: str = "") -> Earlier:

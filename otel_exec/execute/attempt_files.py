@@ -11,6 +11,7 @@ from otel_exec import semconv
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, reserve, step_files, storage
+from otel_exec.record.process_id import holder_text
 from otel_exec.semconv import Outcome, StatusWord
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class AttemptFiles:
         if not state.taken:
             return state.holder or locks.UNKNOWN
         if state.taken_over_from:
-            self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {state.taken_over_from} was taken over"))
+            self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {holder_text(state.taken_over_from)} was taken over"))
         if not envelope.force:
             events = step_files.read_events(envelope.output_path)
             self._rerun = bool(events)

@@ -18,7 +18,7 @@ import os
 import socket
 from functools import lru_cache
 
-__all__ = ["boot_id", "driver_id", "holder_dead", "of_this_host"]
+__all__ = ["boot_id", "driver_id", "holder_dead", "holder_text", "of_this_host"]
 
 # No system gives out more: `pid_t` is a signed 32-bit integer.
 _PIDS = 2**31
@@ -33,6 +33,16 @@ def driver_id(run: str = "") -> str:
     """
     own = _own(os.getpid())
     return f"{own}/{run}" if run else own
+
+
+def holder_text(holder: str) -> str:
+    """Return a holder as it is said to people: the run and its process, `exec_4bf9... (process 4711 on laptop)`; what is no id of ours stays as it is."""
+    fields = holder.split(":", 3)
+    if len(fields) != 4 or not fields[2].isdecimal():
+        return holder
+    process = f"process {fields[2]} on {fields[0].partition('@')[0]}"
+    run = fields[3].partition("/")[2]
+    return f"{run} ({process})" if run else process
 
 
 def of_this_host(holder: str) -> bool:

@@ -198,7 +198,8 @@ def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> S
         Fact("endpoint", export and export.endpoint, "path", label="sent to" if export and export.endpoint else ""),
     ]
     if export is None or export.endpoint is None:
-        said = "nothing: no endpoint was set, or exporting was switched off"
+        gone = record.outcome == "interrupted"
+        said = "nothing that anybody acknowledged before it was killed" if gone else "nothing: no endpoint was set, or exporting was switched off"
     elif left or export.spans_rejected:
         parts = [(left, "still in the spool"), (export.spans_rejected, "refused for good")]
         said = f"{export.spans_acknowledged:,} of {export.spans:,} spans; {', '.join(f'{count:,} {word}' for count, word in parts if count)}"

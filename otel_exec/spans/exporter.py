@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from otel_exec.config import Endpoint
+    from otel_exec.spans.cursor import EndpointProgress
 
-__all__ = ["EndpointSummary", "ExportSummary", "ExporterHandle", "export_once", "print_lines", "summarize"]
+__all__ = ["EndpointSummary", "ExportSummary", "ExporterHandle", "export_once", "items_waiting", "print_lines", "summarize"]
 
 LOG_FILE = "export.log"
 # The process gives up by itself a little earlier than it is killed, so that it can write down why.
@@ -254,7 +255,7 @@ def summarize(run_folder: str, endpoints: Sequence[Endpoint], problem: str = "",
 
 def _endpoint_summary(run_folder: str, endpoint: Endpoint, state: ExportState, signal: Signal, problem: str, silence: str) -> EndpointSummary:
     entry = state.entry(signal, endpoint.shown)
-    waiting = sum(_items_after(f"{run_folder}/{file}", entry.files.get(file, FileProgress()).bytes) for file, _ in FILES[signal](run_folder))
+    waiting = items_waiting(run_folder, entry, signal)
     return EndpointSummary(
         url=endpoint.shown,
         protocol=endpoint.protocol,
@@ -265,6 +266,11 @@ def _endpoint_summary(run_folder: str, endpoint: Endpoint, state: ExportState, s
         error=((entry.last_error or problem or f"{endpoint.shown}: {silence}") if waiting else entry.last_rejection) or "",
         absent=entry.absent,
     )
+
+
+def items_waiting(run_folder: str, entry: EndpointProgress, signal: Signal = Signal.TRACES) -> int:
+    """Return how many of a run's spans, or data points, an endpoint has neither acknowledged nor refused."""
+    return sum(_items_after(f"{run_folder}/{file}", entry.files.get(file, FileProgress()).bytes) for file, _ in FILES[signal](run_folder))
 
 
 def print_lines(run_folder: str, stream: TextIO, signal: Signal = Signal.TRACES) -> int:

@@ -94,7 +94,7 @@ def test_a_dry_run_leaves_an_empty_directory_empty(experiment, tmp_path):
     (path / ".executor_status").unlink()
     assert locks.acquire(str(path), locks.driver_id("exec_test")).taken
     held = experiment("--dry-run", "--prefix", "empty").stdout
-    assert f"wait  first (held by {locks.driver_id('exec_test')})" in held
+    assert f"wait  first (held by exec_test (process {os.getpid()} on " in held
     assert held.splitlines()[-1] == "3 steps: 0 to run, 2 to skip, 1 to wait for"
 
 

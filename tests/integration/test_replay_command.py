@@ -244,6 +244,9 @@ def test_what_a_killed_run_left_open_is_closed_and_sent(tmp_path, receiver):
     names = sorted(span.name for span in receiver.spans)
     assert names == ["die", "done", "dying", "level 1", "load", "queue", "run exp", "task _die", "worker", "worker init"]
     assert all(span.parent_span_id in by_id for span in receiver.spans if span.name != "run exp")
-    assert read_run(str(tmp_path / "run.json")).outcome == "interrupted"
+    record = read_run(str(tmp_path / "run.json"))
+    assert record.outcome == "interrupted"
+    assert record.export is not None  # the run itself had no endpoint: it is the replay's word
+    assert (record.export.spans, record.export.spans_acknowledged) == (len(names), len(names))
     again = replay(tmp_path, "run.json", "--endpoint", receiver.http_endpoint)
     assert "nothing to send" in again.stdout

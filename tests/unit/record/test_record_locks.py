@@ -288,3 +288,12 @@ def id_of_a_dead_process():
     holder = process_id._own(child.pid)
     child.communicate(b"\n")
     return holder
+
+
+def test_a_holder_is_said_as_a_run_and_its_process():
+    """People read the run, the process and the host; what is no id of ours is said as it stands."""
+    assert process_id.holder_text("vm@4026531836:f057bb57-e1df:4711:2097188/exec_4e83") == "exec_4e83 (process 4711 on vm)"
+    assert process_id.holder_text("vm@4026531836:f057bb57-e1df:4711:2097188") == "process 4711 on vm"
+    assert process_id.holder_text(locks.driver_id("exec_1")).startswith(f"exec_1 (process {os.getpid()} on ")
+    assert process_id.holder_text("somebody:else") == "somebody:else"
+    assert process_id.holder_text("") == ""
