@@ -188,14 +188,15 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
     failed = [f"{level.failed_count:,} failed"] if level.failed_count else []
     if _settled(level, status):
         left_out = level.task_count - level.completed_count - level.failed_count
-        parts = [tasks, *failed, *([f"{left_out:,} not run"] if left_out > 0 else [])]
+        ran = level.completed_count > 0 or level.failed_count > 0 or bool(level.duration_ms)  # a step that was cancelled had run, for a while
+        parts = [tasks, *failed, *([f"{left_out:,} {'cut short or not run' if ran else 'not run'}"] if left_out > 0 else [])]
         if level.sample_count:
             parts += [f"avg={_ms(round(level.avg_task_duration_ms))}", f"p95={_ms(level.p95_duration_ms)}"]
-        took = _ms(level.duration_ms) if level.duration_ms is not None and (level.completed_count or level.failed_count) else ""
+        took = _ms(level.duration_ms) if level.duration_ms is not None and ran else ""
         if level.failed_count:
             return f"{look.signs.bad} FAILED", "red", took, parts
         if left_out > 0:
-            return ("CUT SHORT" if level.completed_count else "NOT RUN"), "yellow", took, parts
+            return ("CUT SHORT" if ran else "NOT RUN"), "yellow", took, parts
         return f"{look.signs.good} DONE", "green", took, parts
     if level.start_ns is None:
         return ("NOT RUN" if over else "PENDING"), "dim", "", [tasks] if over else []

@@ -122,7 +122,8 @@ def test_a_run_that_died_says_so():
     ("level", "said"),
     [
         (LevelRecord(1, 0, S, "a", 1000, 4, 3, 1, 10.0, 10, 10, 10, 4, 3), "x FAILED  1.0s (4 tasks, 1 failed, avg=10ms, p95=10ms)"),
-        (LevelRecord(1, 0, S, "a", 1000, 4, 3, 0, 10.0, 10, 10, 10, 4, 3), "CUT SHORT 1.0s (4 tasks, 1 not run, avg=10ms, p95=10ms)"),
+        (LevelRecord(1, 0, S, "a", 1000, 4, 3, 0, 10.0, 10, 10, 10, 4, 3), "CUT SHORT 1.0s (4 tasks, 1 cut short or not run, avg=10ms, p95=10ms)"),
+        (LevelRecord(1, 0, S, "a", 1000, 4, 0, 0, settled_count=4), "CUT SHORT 1.0s (4 tasks, 4 cut short or not run)"),
         (LevelRecord(1, 0, 0, "a", 0, 4, 0, 0, settled_count=4), "NOT RUN   (4 tasks, 4 not run)"),
         (LevelRecord(1, 0, 0, "a", 0, 1, 1, 0, settled_count=1), "+ DONE    0ms (1 task)"),
         (LevelRecord(1, task_count=2), "PENDING"),
