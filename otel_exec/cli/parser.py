@@ -27,7 +27,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake with a hint on where to read on."""
-        raise UsageError(f"{message} (see {self.prog} --help)")
+        hint = "RUN, or a prefix, is given without --prefix; see" if "--prefix" in message else "see"
+        raise UsageError(f"{message} ({hint} {self.prog} --help)")
 
 
 def positive(text: str) -> int:

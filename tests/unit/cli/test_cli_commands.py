@@ -80,6 +80,7 @@ def test_the_version_is_the_packages(capsys):
         (["summary", "--top", "0"], "'0' is no whole number from 1 on"),
         (["summary", "--width", "wide"], "'wide' is no whole number"),
         (["summary", "--js"], "unrecognized arguments: --js (see otel-exec summary --help)"),
+        (["runs", "--prefix=a"], "unrecognized arguments: --prefix=a (RUN, or a prefix, is given without --prefix; see otel-exec runs --help)"),
         (["runs", "a", "b"], "unrecognized arguments: b (see otel-exec runs --help)"),
     ],
 )
