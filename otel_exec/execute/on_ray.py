@@ -52,6 +52,8 @@ _RECALL_QUIET_S = 0.25
 _OBEY_S = 1.0
 # How long a result waits for the tellings that went before it.
 _PATIENCE_S = 5.0
+# How long the home actor may take to hand on what it was told last.
+_HEAR_S = 2.0
 
 _done_decoder = msgspec.msgpack.Decoder(StepDone)
 
@@ -249,6 +251,8 @@ class RayExecutor:
                 with contextlib.suppress(Exception):
                     ray.cancel(sent.ref, force=True)
             if not self._lost:
+                with contextlib.suppress(Exception):
+                    self._hear_out()
                 self._home.close()
         finally:
             if not self._lost:
@@ -257,6 +261,12 @@ class RayExecutor:
         self._notices += [WorkerStopped(worker_id, now_ns) for worker_id in self._crew.close()]
         notices, self._notices = self._notices, []
         return notices
+
+    def _hear_out(self) -> None:
+        """Take in what had been told up to now: a call that waits for it is under way already."""
+        ticket, deadline = self._home.ask(), time.monotonic() + _HEAR_S
+        while not self._home.answered(ticket) and time.monotonic() < deadline:
+            self._turn(0.05)
 
     # --- one turn of the loop ---------------------------------------------------------------------------------------------------------------------
 
@@ -314,7 +324,7 @@ class RayExecutor:
         error = future.exception()
         if error is None:
             done = _done_decoder.decode(future.result())
-            if self._crew.knows(done.rest.number, done.tellings):
+            if self._crew.knows(done.tellings):
                 self._report(sent, done)
             else:
                 self._held.append(_Held(sent, done, None, time.monotonic() + _PATIENCE_S))
@@ -335,7 +345,7 @@ class RayExecutor:
         now = time.monotonic()
         held, self._held = self._held, []
         for each in held:
-            ready = self._home.answered(each.ticket) if each.done is None else self._crew.knows(each.done.rest.number, each.done.tellings)
+            ready = self._home.answered(each.ticket) if each.done is None else self._crew.knows(each.done.tellings)
             if not ready and now < each.until_s:
                 self._held.append(each)
             elif each.done is not None:

@@ -17,7 +17,7 @@ from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID, Kind
 from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from otel_exec.clock import Clock
     from otel_exec.execute.base import Notice, OpenSpan, RunSettings
@@ -121,10 +121,9 @@ class Crew:
             notices.append(Claimed(begun.node_id, begun.attempt, worker_id, begun.at_ns))
         notices.append(Beat(worker_id, telling.at_ns, tuple(telling.open_spans)))
 
-    def knows(self, number: int, tellings: int) -> bool:
-        """Whether a worker has introduced itself, and so many of its tellings have come."""
-        member = self._members.get(number)
-        return member is not None and bool(member.uid) and member.upto >= tellings
+    def knows(self, tellings: Mapping[int, int]) -> bool:
+        """Whether workers have introduced themselves, and so many tellings of each have come."""
+        return all((member := self._members.get(number)) is not None and bool(member.uid) and member.upto >= count for number, count in tellings.items())
 
     def who(self, key: tuple[str, int]) -> Member | None:
         """Return who runs an attempt, as far as was told."""

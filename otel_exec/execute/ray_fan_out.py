@@ -159,6 +159,7 @@ class RayHands:
             return
         self._begun.pop(envelope.span_id, None)
         self._worker.presence.outbox.add(done.lines)
+        self._worker.presence.goes_before(done.tellings)
         report = done.report
 
         def arrival() -> tuple[ItemReport, Any, BaseException | None]:

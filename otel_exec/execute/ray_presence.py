@@ -94,6 +94,7 @@ class Presence:
         self.obey: Callable[[str, str], None] = _ignore
         self.output: list[tuple[str, str]] = []
         self.tellings = 0
+        self._before: dict[int, int] = {}
         self._begun: Begun | None = None
         self._begun_told = ""
         self._told_s = 0.0
@@ -172,11 +173,17 @@ class Presence:
         with self._lock:
             self._begun = None
 
-    def end(self) -> tuple[int, Telling]:
-        """The attempt has ended; returns how many tellings go before what is returned beside it: all that was not told."""
+    def goes_before(self, tellings: dict[int, int]) -> None:
+        """An item of the attempt's has ended: so many tellings of the workers that ran it go before its result, and so before the attempt's."""
+        for number, count in tellings.items():
+            self._before[number] = max(count, self._before.get(number, 0))
+
+    def end(self) -> tuple[dict[int, int], Telling]:
+        """The attempt has ended; returns how many tellings, by worker, go before what is returned beside it: all that was not told."""
         with self._lock:
             self._begun = None
-            return self.tellings, self._telling("")
+            before, self._before = self._before, {}
+            return {**before, self.number: self.tellings}, self._telling("")
 
     def tell(self) -> Any:
         """Tell what has finished now."""

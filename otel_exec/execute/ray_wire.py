@@ -93,9 +93,9 @@ class StepSent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StepDone(msgspec.Struct, frozen=True, array_like=True):
-    """What came of it. `tellings`: how many of this worker's tellings go before it; `rest`: what was not told yet."""
+    """What came of it. `tellings`: how many tellings of each worker that had a part in it go before it, by their numbers; `rest`: what was not told yet."""
 
-    tellings: int
+    tellings: dict[int, int]
     rest: Telling
     report: TaskReport
 
@@ -108,7 +108,8 @@ class ItemSent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ItemDone(msgspec.Struct, frozen=True, array_like=True):
-    """What came of it, with its finished spans as lines: they go home with the owner's."""
+    """What came of it, with its finished spans as lines: they go home with the owner's. `tellings`: as of `StepDone`."""
 
     report: ItemReport
     lines: bytes
+    tellings: dict[int, int]

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from otel_exec.execute.envelope import TaskEnvelope, TaskReport
-    from otel_exec.execute.items import ItemReport
     from otel_exec.execute.ray_presence import Presence
 
 __all__ = ["RayWorker", "run_item_task", "run_step_task"]
@@ -152,8 +151,8 @@ class RayWorker:
         self.presence.begin(Begun(envelope.span_id, envelope.node_id, envelope.attempt, self.presence.clock.now_ns(), item=True))
         with self._borrowed():
             report = run_remote_item(self.context, envelope, self.packer, None, self._sequence)
-        _, rest = self.presence.end()
-        return _encode_item(report, rest.lines)
+        tellings, rest = self.presence.end()
+        return encode(ItemDone(report, rest.lines, tellings))
 
     def _claimed(self, envelope: TaskEnvelope, sequence: int, at_ns: int) -> None:
         del sequence
@@ -252,7 +251,7 @@ def _end_process() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _encode_step(tellings: int, rest: Any, report: TaskReport) -> bytes:
+def _encode_step(tellings: dict[int, int], rest: Any, report: TaskReport) -> bytes:
     try:
         return encode(StepDone(tellings, rest, report))
     except (
@@ -262,7 +261,3 @@ def _encode_step(tellings: int, rest: Any, report: TaskReport) -> bytes:
     ) as error:  # a user's attribute that msgpack can't hold: the spans are lines already, the outcome must get home
         message = f"{report.node_id}: the report of attempt {report.attempt} came home without its spans, which are in the spool: {error}"
         return encode(StepDone(tellings, rest, msgspec.structs.replace(report, warnings=[*report.warnings, ("report_cut", message)], spans=[])))
-
-
-def _encode_item(report: ItemReport, lines: bytes) -> bytes:
-    return encode(ItemDone(report, lines))

@@ -53,11 +53,11 @@ def test_tellings_count_once_in_any_order(crew, tmp_path):
     """A telling that comes twice, or before an earlier one, leaves its lines once; a result waits until all before it have come."""
     notices = []
     crew.take_in(([], [telling(1, b"two\n"), telling(1, b"two\n")], 0), notices)
-    assert not crew.knows(0, 0)  # it has not introduced itself
+    assert not crew.knows({0: 0})  # it has not introduced itself
     crew.take_in(([facts()], [], 0), notices)
-    assert (crew.knows(0, 0), crew.knows(0, 2)) == (True, False)
+    assert (crew.knows({0: 0}), crew.knows({0: 2}), crew.knows({0: 0, 1: 1})) == (True, False, False)
     crew.take_in(([facts()], [telling(0, b"one\n"), telling(0, b"one\n")], 0), notices)
-    assert crew.knows(0, 2)
+    assert crew.knows({0: 2})
     assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"two\none\n"
     assert [type(notice) for notice in notices] == [WorkerStarted, WorkerReady]
 
