@@ -28,7 +28,7 @@ from otel_exec.record.journal import read_journal
 from otel_exec.record.model import RunRecord
 from otel_exec.record.record_file import read_record
 from otel_exec.record.status_file import read_status
-from otel_exec.record.step_files import read_events, standing
+from otel_exec.record.step_files import error_said, read_events, standing
 from otel_exec.regular_file import open_regular
 from otel_exec.semconv import OUTCOME_OF_STATUS, Outcome
 from otel_exec.spans.line_codec import LineEncoder
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["LeftBehind", "close_open_ends", "forget", "last_sign_ns", "lives", "look", "over", "recover"]
+__all__ = ["LeftBehind", "close_open_ends", "forget", "last_sign_ns", "left_open", "lives", "look", "over", "recover"]
 
 _RECOVERED = "recovered" + SPOOL_SUFFIX
 _LOCK_FILE = "recovery.lock"
@@ -167,6 +167,7 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
     """
     path = f"{folder}/spans/{_RECOVERED}"
     if os.path.lexists(path):
+        _clean_again(folder, going_on)
         return 0
     record = read_record(folder + "/run.json")
     if record.outcome != "running" or lives(folder):
@@ -185,6 +186,23 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
             raise storage.refused(path, "written", error) from error
         _clean_up(folder, record, journal, going_on)
         return len(closed)
+
+
+def left_open(folder: str) -> int:
+    """Return how many spans `recover` would close. Reads; writes nothing.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        RecordError: the run's record or its journal can't be read.
+    """
+    if os.path.lexists(f"{folder}/spans/{_RECOVERED}"):
+        return 0
+    record = read_record(folder + "/run.json")
+    if record.outcome != "running" or lives(folder):
+        return 0
+    return len(close_open_ends(folder, record, read_journal(folder), _finished(folder)))
 
 
 def forget(folder: str) -> None:
@@ -301,7 +319,8 @@ def _settled_by_files(record: RunRecord, unsettled: Sequence[str]) -> dict[str, 
         at_ns = from_iso(last.date) if last is not None else None
         if outcome is not None and last is not None and at_ns is not None:
             failed = outcome != Outcome.SUCCESS
-            found[node_id] = Settled(outcome, at_ns, str(outcome) if failed else None, (last.message or "") if failed else "")
+            error_type, message = error_said(last.message) if failed else ("", "")
+            found[node_id] = Settled(outcome, at_ns, (error_type or str(outcome)) if failed else None, message)
     return found
 
 
@@ -312,6 +331,15 @@ def _resource(record: RunRecord, journal: Sequence[JournalLine]) -> dict[str, At
         if isinstance(said, dict):
             return {str(key): value for key, value in said.items() if isinstance(value, (str, int, float, bool))}
     return {"service.name": record.experiment.name, "service.instance.id": record.exec_id}
+
+
+def _clean_again(folder: str, going_on: frozenset[str]) -> None:
+    """Take away what a recovery that was killed itself may have left; in order, there is nothing any more. Never raises."""
+    with contextlib.suppress(RecordError):
+        record = read_record(folder + "/run.json")
+        with _alone(folder) as alone:
+            if alone:
+                _clean_up(folder, record, read_journal(folder), going_on)
 
 
 def _clean_up(folder: str, record: RunRecord, journal: Sequence[JournalLine], going_on: frozenset[str]) -> None:

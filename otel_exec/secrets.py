@@ -27,6 +27,8 @@ MASK: Final = "***"
 _ANYWHERE: Final = 6
 # Shorter values of the environment are not looked for: `PASSWORD=none` would take a word out of every sentence.
 _KNOWN_CHARS: Final = 8
+# The last word of a variable that says where a secret lies: `PASSWORD_FILE`.
+_PLACES: Final = frozenset({"dir", "file", "path"})
 _ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS: Final = frozenset(
@@ -92,22 +94,46 @@ def mask(tree: Any) -> Any:
 def hide_known(text: str) -> str:
     """Return what the user's code said in an error without the secrets that we know by value: those of environment variables whose names say that they hold one.
 
-    Values under eight characters stay: they may be ordinary words. The headers of OTLP count as secrets, each by itself, as it stands and percent-decoded.
+    Values under eight characters stay: they may be ordinary words; so do the names of files that hold secrets. The headers of OTLP count as secrets, each by itself,
+    as it stands and percent-decoded.
     """
-    if not text:
-        return text
-    values: set[str] = set()
-    for name, value in os.environ.items():
-        if len(value) < _KNOWN_CHARS:
-            continue
-        if is_secret_field(name, value):
-            values.add(value)
+    for word in _known.words():
+        if word in text:
+            text = text.replace(word, MASK)
+    return text
+
+
+class _Known:
+    """The secrets of the environment, longest first; gathered again when it has changed."""
+
+    def __init__(self) -> None:
+        self._gathered: tuple[dict[Any, Any], tuple[str, ...]] = {}, ()
+
+    def words(self) -> tuple[str, ...]:
+        # What `os.environ` decodes anew at each look; compared and copied in one step each, whatever other threads set meanwhile.
+        environ = getattr(os.environ, "_data", os.environ)
+        before, words = self._gathered
+        if environ != before:
+            now = environ.copy()
+            words = _words_of({os.fsdecode(name): os.fsdecode(value) for name, value in now.items()})
+            self._gathered = now, words
+        return words
+
+
+_known = _Known()
+
+
+def _words_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is not to be shown of an environment, longest first."""
+    found: set[str] = set()
+    for name, value in environ.items():
+        if is_secret_field(name, value) and _WORD.findall(name)[-1].lower() not in _PLACES:
+            found.add(value.strip())
         elif name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("_HEADERS"):
             for pair in value.split(","):
                 header = pair.partition("=")[2].strip()
-                values |= {header, unquote(header)}
-    found = [value for value in values if len(value) >= _KNOWN_CHARS and any(part in text for part in _parts(value))]
-    return redact(text, found) if found else text
+                found.update(_parts(header), _parts(unquote(header)))
+    return tuple(sorted((word for word in found if len(word) >= _KNOWN_CHARS), key=lambda word: (-len(word), word)))
 
 
 def redact(text: str, values: Iterable[str]) -> str:

@@ -151,10 +151,11 @@ def slim(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
         if span.kind not in _INSIDE:
             yield span
             continue
-        kept = tuple((key, value) for key, value in span.attributes.items() if key in _ASKED_FOR and not isinstance(value, (list, tuple)))
+        # With its type: `1`, `1.0` and `True` are the same key otherwise, and not the same number of tokens.
+        kept = tuple((key, type(value), value) for key, value in span.attributes.items() if key in _ASKED_FOR and not isinstance(value, (list, tuple)))
         attributes = shared.get(kept)
         if attributes is None:
-            attributes = shared[kept] = dict(kept)
+            attributes = shared[kept] = {key: value for key, _, value in kept}
         ids = one(span.trace_id), span.span_id, one(span.parent_span_id)
         yield SpanRecord(*ids, one(span.name), one(span.kind), span.start_ns, span.end_ns, attributes, status=span.status)
 

@@ -114,13 +114,17 @@ def _replay(folder: str, settings: Config, arguments: argparse.Namespace) -> Non
     """Send what is left of one run."""
     from otel_exec.spans.exporter import export_once, summarize
 
-    if not arguments.dry_run:
+    opened = 0
+    if arguments.dry_run:
+        opened = _still_open(folder)
+    else:
         _recovered(folder)
-    mend_folder(os.path.join(folder, "spans"))
+        mend_folder(os.path.join(folder, "spans"))
     before = summarize(folder, settings.traces)
     if before.problem:
         raise RecordError(folder, before.problem)
     entries = [_again(entry) if arguments.all else entry for entry in before.endpoints]
+    entries = [replace(entry, total=entry.total + opened) for entry in entries]
     waiting = [entry for entry in entries if entry.waiting]
     for entry in entries:
         if not entry.waiting:
@@ -140,6 +144,16 @@ def _replay(folder: str, settings: Config, arguments: argparse.Namespace) -> Non
     if after.problem:
         raise RecordError(folder, after.problem)
     _complain_of_what_is_left(folder, waiting, after.endpoints)
+
+
+def _still_open(folder: str) -> int:
+    """Return how many spans a killed run left open, which would be closed and sent, too; 0 where that can't be read."""
+    from otel_exec.recovery import left_open
+
+    try:
+        return left_open(folder)
+    except RecordError:
+        return 0
 
 
 def _recovered(folder: str) -> None:

@@ -83,7 +83,7 @@ class AttemptFiles:
         """Append the last event; raises `RecordError` or `OSError`."""
         event = self._event(semconv.STATUS_OF_OUTCOME[Outcome(outcome)], at_ns)
         if error is not None:
-            event.message = f"{error.type}: {error.message}" if error.message else error.type
+            event.message = step_files.error_text(error.type, error.message)
         event.execution_start_time = started_ns / 1e9
         event.execution_end_time = completed_ns / 1e9
         self._append(event)

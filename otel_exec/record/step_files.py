@@ -20,13 +20,28 @@ from otel_exec.record.encoding import encode
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["INFO", "LOG", "STATUS", "StatusEvent", "append_event", "make_output_folder", "merge_info", "read_events", "read_info", "standing", "write_info"]
+__all__ = [
+    "INFO",
+    "LOG",
+    "STATUS",
+    "StatusEvent",
+    "append_event",
+    "error_said",
+    "error_text",
+    "make_output_folder",
+    "merge_info",
+    "read_events",
+    "read_info",
+    "standing",
+    "write_info",
+]
 
 INFO = "/.executor_info"
 LOG = "/.executor_log"
 STATUS = "/.executor_status"
 
 _WORDS = frozenset(word.value.encode() for word in semconv.StatusWord)
+_ERROR_TEXT = re.compile(r"(?P<type>[\w.<>\[\]]+)(?:: (?P<message>.*))?\Z", re.DOTALL)
 _BARE_WORD = re.compile(rb"\s*([A-Z][A-Z_]*)\s*\Z")
 
 
@@ -45,6 +60,17 @@ class StatusEvent(msgspec.Struct, gc=False):
 
 
 _decoder = msgspec.json.Decoder(StatusEvent)
+
+
+def error_text(error_type: str, message: str) -> str:
+    """Return an error as it stands in an event's message."""
+    return f"{error_type}: {message}" if message else error_type
+
+
+def error_said(text: str | None) -> tuple[str, str]:
+    """Return the type and the message of the error that an event tells of, as `error_text` put them together; the type is "" where somebody else wrote the event."""
+    found = _ERROR_TEXT.match(text or "")
+    return (found["type"], found["message"] or "") if found else ("", text or "")
 
 
 def make_output_folder(output_path: str) -> None:

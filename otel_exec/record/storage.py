@@ -290,8 +290,11 @@ def upload(folder: str, to: str, changed: Callable[[str], bool] = lambda _path: 
             for name in sorted(names):
                 path = os.path.join(base, name)
                 if changed(path):
-                    with suppress(FileNotFoundError):
+                    try:
                         store.put_file(path, f"{target}/{name}")
+                    except FileNotFoundError:
+                        if os.path.lexists(path):  # it is the store that has no such bucket: callers remove what they think is there
+                            raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.rebuild import spans_of_attempt
 from otel_exec.execute.base import OpenSpan
 from otel_exec.execute.envelope import ErrorInfo
+from otel_exec.record.step_files import error_said
 from otel_exec.semconv import ERROR_WORKER_DIED, EXEC_ATTEMPT, EXEC_OUTCOME, OUTCOME_OF_STATUS, Kind, Outcome
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def how_it_ended(spans: Iterable[SpanRecord], running: Running, step_span_id: st
     outcome = OUTCOME_OF_STATUS[last.status] if last is not None else str(judged.attributes.get(EXEC_OUTCOME))
     if outcome == Outcome.SUCCESS:
         return (outcome, None) if last is not None else None  # one that could not be written down is none
-    message = last.message if last is not None else judged.status_message
-    return outcome, ErrorInfo(str(judged.attributes.get("error.type", ERROR_WORKER_DIED)), message or "")
+    error_type, message = error_said(last.message if last is not None else None)
+    return outcome, ErrorInfo(str(judged.attributes.get("error.type", error_type or ERROR_WORKER_DIED)), judged.status_message or message)
 
 
 def what_is_left(

@@ -62,32 +62,40 @@ class _Wait:
 
     def close(self, error: BaseException | None) -> None:
         """The waiting is over."""
-        scope, recorder = self._scope, self._scope.recorder
+        recorder = self._scope.recorder
         if not self._span_id:
             return
         try:
-            with scope.folding() as sink:
-                end_ns = recorder.clock.now_ns()
-                sink.closed(self._span_id, end_ns, error=False)
-            if self._spanned and scope.may_write():
-                outcome, error_type, message = ("success", None, "") if error is None else outcome_of(error)
-                recorder.finish(
-                    (
-                        recorder.make(
-                            _KIND,
-                            _NAME,
-                            self._start_ns,
-                            end_ns,
-                            span_id=self._span_id,
-                            parent=self._parent,
-                            attributes={**scope.base, **self._attributes},
-                            outcome=str(outcome),
-                            error_type=error_type or None,
-                            message=message,
-                        ),
-                    )
-                )
-            if recorder.open_spans is not None:
-                recorder.open_spans.close(self._slot)  # last: a process that is killed in between has it in one of the two places
+            try:
+                self._finish(error)
+            finally:
+                if recorder.open_spans is not None:
+                    recorder.open_spans.close(self._slot)  # last: a process that is killed in between has it in one of the two places
         except Exception as problem:
             recorder.warn(TELEMETRY_FAILED, problem)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Fold the wait, and hand its span on."""
+        scope, recorder = self._scope, self._scope.recorder
+        with scope.folding() as sink:
+            end_ns = recorder.clock.now_ns()
+            sink.closed(self._span_id, end_ns, error=False)
+        if not self._spanned or not scope.may_write():
+            return
+        outcome, error_type, message = ("success", None, "") if error is None else outcome_of(error)
+        recorder.finish(
+            (
+                recorder.make(
+                    _KIND,
+                    _NAME,
+                    self._start_ns,
+                    end_ns,
+                    span_id=self._span_id,
+                    parent=self._parent,
+                    attributes={**scope.base, **self._attributes},
+                    outcome=str(outcome),
+                    error_type=error_type or None,
+                    message=message,
+                ),
+            )
+        )

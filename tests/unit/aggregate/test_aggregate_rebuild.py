@@ -141,3 +141,15 @@ def test_slimmed_spans_fold_the_same():
     assert len({id(span.attributes) for span in many}) == 1
     assert many[0].attributes == {"node.id": NODE, "input_tokens": 3}
     assert [span for span in light if span.kind == "task"] == [span for span in made.spans if span.kind == "task"]
+
+
+def test_slimmed_spans_keep_the_type_of_each_number():
+    """`True`, `1` and `1.0` are equal, and yet not the same number of tokens."""
+    made = Made()
+    for value in (True, 1, 1.0, 1, True):
+        made.make("phase", 1_300, 1_310, 1, name=f"of {type(value).__name__}", parent=OTHER, input_tokens=value)
+    light = [span for span in slim(made.spans) if span.name.startswith("of ")]
+    assert [(span.name, type(span.attributes["input_tokens"]).__name__) for span in light] == [
+        (f"of {name}", name) for name in ("bool", "int", "float", "int", "bool")
+    ]
+    assert light[1].attributes is light[3].attributes

@@ -54,3 +54,24 @@ def test_a_store_that_refuses_is_tried_again(tmp_path, monkeypatch):
         uploader.tick(now_s)
         uploader.finish()
     assert (uploader.failures, uploader.last_error) == (2, "no such bucket")
+
+
+def test_a_store_that_has_no_such_place_is_not_taken_for_a_file_that_went(tmp_path, monkeypatch):
+    """Both are `FileNotFoundError`: a file that went is passed over; a store's 404 is raised, since the caller removes what it thinks is there."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    (tmp_path / "a").write_text("a", encoding="utf-8")
+
+    def refuse(_self, path, _to, **_):
+        raise FileNotFoundError(2, "no such bucket", path)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
+    with pytest.raises(FileNotFoundError, match="no such bucket"):
+        storage.upload(str(tmp_path), "memory://nowhere/run")
+
+    def gone(_self, path, _to, **_):
+        (tmp_path / "a").unlink()
+        raise FileNotFoundError(2, "no such file", path)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", gone)
+    storage.upload(str(tmp_path), "memory://nowhere/run")

@@ -610,3 +610,20 @@ def test_what_ends_is_off_the_list_only_when_it_is_in_the_spool(tmp_path):
     assert listed == [("map_tasks", True), ("outer", True)]
     assert not table.entries()
     table.remove()
+
+
+def test_a_wait_that_cannot_be_told_of_is_off_the_list(tmp_path, caplog):
+    """Whatever goes wrong when a wait ends, nobody takes it for open afterwards; the task hears nothing of it."""
+    table = OpenSpanTable(str(tmp_path), "w")
+    made = Run()
+
+    def refuse(_records):
+        raise RuntimeError("no")
+
+    recorder = Recorder(exec_id="exec_1", trace_id="ab" * 16, clock=Steps(), sink=refuse, open_spans=table)
+    made.scope = TaskScope(recorder, span_id=TASK, node_id="n", sink=made.fold, attributes={"node.id": "n", "exec.attempt": 1})
+    recorder.make = refuse
+    with enter_scope(made.scope), waiting(made.scope, "fn", 3):
+        assert [entry.name for entry in table.entries()] == ["map_tasks"]
+    assert not table.entries()
+    table.remove()
