@@ -7,12 +7,14 @@ Each class survives pickling, since errors cross process boundaries; tests check
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "NO_ROOM",
     "ConfigError",
     "FanOutError",
     "ImpossibleTransition",
@@ -26,6 +28,8 @@ __all__ = [
     "unknown_name",
 ]
 
+# What a system call says where a disk or a quota is full.
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A name in a sentence is no longer than that.
 _LONGEST = 99
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue, SpanRecord
 
-__all__ = ["LeftBehind", "close_open_ends", "forget", "last_sign_ns", "left_open", "lives", "look", "over", "recover"]
+__all__ = ["LeftBehind", "alone", "close_open_ends", "forget", "last_sign_ns", "left_open", "lives", "look", "over", "recover", "recovered"]
 
 _RECOVERED = "recovered" + SPOOL_SUFFIX
 _LOCK_FILE = "recovery.lock"
@@ -137,7 +137,8 @@ def look(folder: str) -> LeftBehind | None:
 def over(folder: str) -> bool:
     """Return whether a run on the list of those that run is none any more, and left nothing to be recovered.
 
-    It ended in order and was killed before it took itself off the list, or it was killed before it had a record.
+    It ended in order and was killed before it took itself off the list, or it was killed before it had a record. Of a driver on another host nothing can be proved:
+    there a run is over once its mark is as old as makes a lock stale, and it gives no sign of life.
     """
     try:
         return read_record(folder + "/run.json").outcome != "running"
@@ -146,8 +147,10 @@ def over(folder: str) -> bool:
     mark = _mark(folder)
     try:
         driver = storage.read_head(mark, _MARK_BYTES).decode("utf-8", "replace")
+        if locks.of_this_host(driver):
+            return locks.holder_dead(driver)
         # It is put there with its driver's name in it: one without was torn by a kill.
-        return locks.holder_dead(driver) if driver else time.time() - os.stat(mark).st_mtime > locks.STALE_S
+        return time.time() - os.stat(mark).st_mtime > locks.STALE_S and not lives(folder)
     except OSError:
         return False
 
@@ -166,16 +169,16 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
         RecordError: the run's record can't be read, or the file can't be written.
     """
     path = f"{folder}/spans/{_RECOVERED}"
-    if os.path.lexists(path):
+    if recovered(folder):
         _clean_again(folder, going_on)
         return 0
     record = read_record(folder + "/run.json")
     if record.outcome != "running" or lives(folder):
         return None
-    with _alone(folder) as alone:
-        if not alone or not _quiet(folder):
+    with alone(folder) as ours:
+        if not ours or not _quiet(folder):
             return None
-        if os.path.lexists(path):
+        if recovered(folder):
             return 0
         mend_folder(f"{folder}/spans")
         journal = read_journal(folder)
@@ -188,6 +191,11 @@ def recover(folder: str, *, going_on: frozenset[str] = frozenset()) -> int | Non
         return len(closed)
 
 
+def recovered(folder: str) -> bool:
+    """Return whether what a dead run left open is closed."""
+    return os.path.lexists(f"{folder}/spans/{_RECOVERED}")
+
+
 def left_open(folder: str) -> int:
     """Return how many spans `recover` would close. Reads; writes nothing.
 
@@ -197,7 +205,7 @@ def left_open(folder: str) -> int:
     Raises:
         RecordError: the run's record or its journal can't be read.
     """
-    if os.path.lexists(f"{folder}/spans/{_RECOVERED}"):
+    if recovered(folder):
         return 0
     record = read_record(folder + "/run.json")
     if record.outcome != "running" or lives(folder):
@@ -206,7 +214,8 @@ def left_open(folder: str) -> int:
 
 
 def forget(folder: str) -> None:
-    """Take a recovered run off the list of those that run. Never raises."""
+    """Take a run that is recovered, or over, off the list of those that run, and what room it kept with it. Never raises."""
+    reserve.let_go(folder)
     with contextlib.suppress(OSError):
         os.unlink(_mark(folder))
 
@@ -277,8 +286,8 @@ def _quiet(folder: str) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: str) -> Iterator[bool]:
-    """Hold the run's recovery lock for the block; yields whether we have it."""
+def alone(folder: str) -> Iterator[bool]:
+    """Hold the run's recovery lock for the block; yields whether we have it. Raises `RecordError`, also where the folder is gone."""
     try:
         descriptor = os.open(f"{folder}/{_LOCK_FILE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
@@ -337,8 +346,8 @@ def _clean_again(folder: str, going_on: frozenset[str]) -> None:
     """Take away what a recovery that was killed itself may have left; in order, there is nothing any more. Never raises."""
     with contextlib.suppress(RecordError):
         record = read_record(folder + "/run.json")
-        with _alone(folder) as alone:
-            if alone:
+        with alone(folder) as ours:
+            if ours:
                 _clean_up(folder, record, read_journal(folder), going_on)
 
 

@@ -19,7 +19,7 @@ from otel_exec.record.find import RUN_JSON, RUNS, list_running
 from otel_exec.record.live_folders import dead_folders
 from otel_exec.record.model import EarlierRun
 from otel_exec.record.record_file import write_record
-from otel_exec.recovery import forget, look, over, recover
+from otel_exec.recovery import alone, forget, look, over, recover, recovered
 from otel_exec.report.durations import duration_text
 from otel_exec.spans.span_record import SpanLink
 
@@ -88,7 +88,7 @@ def _told(left: LeftBehind) -> str:
 
 def _recovered(left: LeftBehind, going_on: frozenset[str], remote: str | None) -> list[PlanWarning]:
     """Close what a dead run left open, unless reading it would hold this run up; under a remote prefix its live files are put there then."""
-    if left.spool_bytes > _AT_ONCE_BYTES:
+    if left.spool_bytes > _AT_ONCE_BYTES and not recovered(left.folder):
         return [
             PlanWarning(
                 "not_recovered", f"{left.exec_id} left {left.spool_bytes >> 20:,} MB of spans: otel-exec replay {left.folder} closes what is open in them"
@@ -100,20 +100,26 @@ def _recovered(left: LeftBehind, going_on: frozenset[str], remote: str | None) -
         if remote is None:
             forget(left.folder)
     except RecordError as error:
+        if remote is not None and not os.path.isdir(left.folder):  # another driver has brought it home meanwhile
+            return []
         return [PlanWarning("not_recovered", str(error))]
     return _brought_home(left.folder, remote) if remote is not None else []
 
 
 def _brought_home(folder: str, prefix: str) -> list[PlanWarning]:
-    """Put the live files of a dead run under its remote prefix, with a whole record, and take them away here."""
+    """Put the live files of a dead run under its remote prefix, with a whole record, and take them away here. One driver does it; others find it done, or pass it over."""
     to = storage.join(prefix, *RUNS, os.path.basename(folder))
     try:
-        if os.path.exists(folder + RUN_JSON):
-            storage.replace(folder + RUN_JSON, write_record(read_run(folder)))
-            storage.upload(folder, to)
-        shutil.rmtree(folder, ignore_errors=True)
+        with alone(folder) as ours:
+            if not ours:
+                return []
+            if os.path.exists(folder + RUN_JSON):
+                storage.replace(folder + RUN_JSON, write_record(read_run(folder)))
+                storage.upload(folder, to)
+                os.unlink(folder + RUN_JSON)  # first of all: what is left of a folder without is never taken for a run and put over the whole one
+            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         return [PlanWarning("not_recovered", f"{storage.refused(to, 'written', error)}; the run's files are kept in {folder}")]
     except RecordError as error:
-        return [PlanWarning("not_recovered", str(error))]
+        return [PlanWarning("not_recovered", str(error))] if os.path.isdir(folder) else []
     return []

@@ -6,20 +6,18 @@ Spans, status and record never ask for it: they give up first. Any process of th
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from otel_exec.errors import RecordError
+from otel_exec.errors import NO_ROOM, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NO_ROOM", "RESERVE", "keep_room", "let_go", "no_room", "with_room"]
+__all__ = ["RESERVE", "keep_room", "let_go", "no_room", "with_room"]
 
 RESERVE = "/reserve"
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 # An outcome takes some hundred bytes, and a block of the disk where its file is new: there is room for hundreds.
 _SIZE_BYTES = 1 << 20
 _PIECE_BYTES = 16 << 10
@@ -89,8 +87,8 @@ def _give(folder: str) -> bool:
         size = os.fstat(descriptor).st_size
         if not size:
             return False
-        # Two that do so at once free one piece; who still finds no room comes again.
-        os.ftruncate(descriptor, max(0, size - _PIECE_BYTES))
+        # Two that do so at once free one piece; who still finds no room comes again. What is larger than ours ever is goes at once: nobody waits for its pieces.
+        os.ftruncate(descriptor, max(0, min(size, _SIZE_BYTES) - _PIECE_BYTES))
     except OSError:
         return False
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.rebuild import fold_task_spans
+from otel_exec.aggregate.rebuild import fold_task_spans, spans_of_attempt
 from otel_exec.aggregate.timing_collector import timing_collector
 from otel_exec.execute.base import AttemptLost, Claimed, Outlived, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.envelope import ErrorInfo, TaskEnvelope
@@ -291,9 +291,11 @@ class Attempts:
                 running.worker_id = running.worker_id or notice.worker_id
                 self.kept[running.step.index].last_words = notice.log_tail
                 opened = notice.open_spans if running.claimed_ns is not None else ()
+                self.flush()
+                finished = self._finished(running, opened)
                 events.append(
-                    self._ended_unreported(running, opened, notice.at_ns)
-                    or self._lose(running, opened, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=True)
+                    self._ended_unreported(running, finished, opened, notice.at_ns)
+                    or self._lose(running, opened, notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, finished=finished, blameless=True)
                 )
         return events
 
@@ -360,19 +362,26 @@ class Attempts:
             self.aggregator.warn("abandoned", f"{step.name}: the {self.executor.kind} executor can't end an attempt; it was abandoned and may still be running")
         return (self._lose(running, opened, now_ns, outcome, error_type, message),)
 
-    def _ended_unreported(self, running: Running, opened: Sequence[OpenSpan], at_ns: int) -> AttemptEnded | None:
+    def _finished(self, running: Running, opened: Sequence[OpenSpan]) -> list[SpanRecord]:
+        """Return an attempt's spans that have finished. Reads the whole spool: once for a death."""
+        if running.claimed_ns is None:
+            return []
+        above = {entry.span_id: entry.parent_span_id for entry in opened}
+        return spans_of_attempt(read_spool(self.spool_folder), running.span_id, running.step.node_id, running.attempt, open_parents=above)
+
+    def _ended_unreported(self, running: Running, finished: Sequence[SpanRecord], opened: Sequence[OpenSpan], at_ns: int) -> AttemptEnded | None:
         """Settle an attempt that had ended when its worker died, though nobody could report it: its files and spans say how. `None` where they don't."""
         step = running.step
-        if running.claimed_ns is None:
+        claimed_ns = running.claimed_ns
+        if claimed_ns is None:
             return None
-        self.flush()
         step_span = self.spans.step_span_ids[step.index]
         last = self.status.last_word(step, step_span)
-        end = how_it_ended(read_spool(self.spool_folder), running, step_span, last)
+        end = how_it_ended(finished, running, step_span, last)
         if end is None:
             return None
         outcome, error = end
-        found, settled_ns = self._fold_what_is_left(running, opened, at_ns, outcome, error or ErrorInfo(ERROR_WORKER_DIED, ""))
+        found, settled_ns = self._fold_what_is_left(running, claimed_ns, finished, opened, at_ns, outcome, error or ErrorInfo(ERROR_WORKER_DIED, ""))
         if last is not None:
             self.kept[step.index].locked = False
             task = next(span for span in found if span.span_id == running.span_id)
@@ -382,7 +391,16 @@ class Attempts:
         return self._ended(running, outcome, error, settled_ns)
 
     def _lose(
-        self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error_type: str, message: str, *, blameless: bool = False
+        self,
+        running: Running,
+        opened: Sequence[OpenSpan],
+        at_ns: int,
+        outcome: str,
+        error_type: str,
+        message: str,
+        *,
+        finished: Sequence[SpanRecord] | None = None,
+        blameless: bool = False,
     ) -> AttemptEnded:
         """Close what an attempt left open, fold what it had finished, and say that it ended."""
         step = running.step
@@ -392,13 +410,16 @@ class Attempts:
         self.flush()
         error = ErrorInfo(error_type, message)
         if running.claimed_ns is not None:
-            found, at_ns = self._fold_what_is_left(running, opened, at_ns, outcome, error)
+            finished = self._finished(running, opened) if finished is None else finished
+            found, at_ns = self._fold_what_is_left(running, running.claimed_ns, finished, opened, at_ns, outcome, error)
             kept.task_times = next((span.start_ns, span.end_ns) for span in found if span.span_id == running.span_id)
         return self._ended(running, outcome, error, at_ns, blameless=blameless, lock_lost=running.claimed_ns is not None and not kept.locked)
 
-    def _fold_what_is_left(self, running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error: ErrorInfo) -> tuple[list[SpanRecord], int]:
+    def _fold_what_is_left(
+        self, running: Running, claimed_ns: int, finished: Sequence[SpanRecord], opened: Sequence[OpenSpan], at_ns: int, outcome: str, error: ErrorInfo
+    ) -> tuple[list[SpanRecord], int]:
         """Take in the spans of an attempt that can't speak for itself; returns them, and when the attempt ended: where it was stored, its worker died after that."""
-        found = what_is_left(self.spans, read_spool(self.spool_folder), running, opened, at_ns, outcome, error)
+        found = what_is_left(self.spans, finished, running, claimed_ns, opened, at_ns, outcome, error)
         self.aggregator.ingest([span for span in found if span.kind != Kind.PHASE])
         fold_task_spans(self.aggregator, found)
         self.flush()

@@ -1,6 +1,6 @@
 """What is left of an attempt that can't speak for itself: its worker died, or it was ended by force.
 
-What comes in: the attempt, the run's finished spans, what was open in its worker, the last word of its step's status file. What goes out: how it had ended, if it had,
+What comes in: the attempt, its finished spans, what was open in its worker, the last word of its step's status file. What goes out: how it had ended, if it had,
 and all of its spans, the open ones closed. Reads no files, folds nothing; spans that nobody else can make are made by the driver's spans.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.rebuild import spans_of_attempt
 from otel_exec.execute.base import OpenSpan
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.record.step_files import error_said
@@ -29,7 +28,7 @@ def how_it_ended(spans: Iterable[SpanRecord], running: Running, step_span_id: st
     """Return the outcome and the error of an attempt that had ended before anybody could report it, `None` where it had not, or nobody can tell.
 
     Args:
-        spans: of the run, those that have finished.
+        spans: the attempt's, those that have finished.
         running: the attempt.
         step_span_id: its step's span.
         last: the event with which its worker said how the step ended, if it could.
@@ -47,22 +46,29 @@ def how_it_ended(spans: Iterable[SpanRecord], running: Running, step_span_id: st
 
 
 def what_is_left(
-    made: DriverSpans, spans: Iterable[SpanRecord], running: Running, opened: Sequence[OpenSpan], at_ns: int, outcome: str, error: ErrorInfo
+    made: DriverSpans,
+    finished: Iterable[SpanRecord],
+    running: Running,
+    claimed_ns: int,
+    opened: Sequence[OpenSpan],
+    at_ns: int,
+    outcome: str,
+    error: ErrorInfo,
 ) -> list[SpanRecord]:
     """Return the spans of an attempt that was claimed: those that had finished, and the open ones, closed. Its parts follow each other without a gap.
 
     Args:
         made: makes the spans that nobody else can.
-        spans: of the run, those that have finished.
+        finished: the attempt's, those that have finished.
         running: the attempt.
+        claimed_ns: when a worker took it.
         opened: what was open in its worker.
         at_ns: when that ended.
         outcome: of what was open.
         error: of what was open.
     """
-    step, number, claimed_ns = running.step, running.attempt, running.claimed_ns or at_ns
-    open_parents = {entry.span_id: entry.parent_span_id for entry in opened}
-    found = spans_of_attempt(spans, running.span_id, step.node_id, number, open_parents=open_parents)
+    step, number = running.step, running.attempt
+    found = list(finished)
     at_ns = max([at_ns, *(span.end_ns for span in found)])
     known = {span.span_id for span in found}
     task_ns = next((span.end_ns for span in found if span.span_id == running.span_id), None)

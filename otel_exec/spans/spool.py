@@ -8,7 +8,6 @@ A writer holds its file with `flock` for as long as it lives, so that others can
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import threading
@@ -17,6 +16,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
+from otel_exec.errors import NO_ROOM
 from otel_exec.regular_file import open_regular
 from otel_exec.spans.line_codec import LineEncoder, decode
 from otel_exec.spans.write_ahead import AHEAD_SUFFIX, LinesAhead, WriteAhead, mend
@@ -371,7 +371,7 @@ class SpoolWriter:
         return self._full_until_s > 0 and time.monotonic() < self._full_until_s
 
     def _pause(self, error: OSError) -> None:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in NO_ROOM:
             self._full_until_s = time.monotonic() + _PAUSE_S
 
     def _after_fork(self) -> None:

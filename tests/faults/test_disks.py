@@ -99,7 +99,7 @@ def _work(out):
                 while True:
                     file.write(bytes(1 << 16))
             except OSError:
-                size = file.tell() // 4096 * 4096
+                pass
             try:
                 while True:
                     file.write(bytes(64))

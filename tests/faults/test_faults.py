@@ -9,13 +9,12 @@ from faults import fuzz, kill_driver, kill_worker, many_drivers
 @pytest.mark.parametrize(("executor", "times"), [("processes", 3), ("threads", 2)])
 def test_a_killed_driver_loses_nothing_that_had_finished(executor, times):
     """After SIGKILL at any moment the record can be read, the trace is whole once recovered, and the next run redoes no finished step."""
-    counts = kill_driver.campaign(times, seed=11, executor=executor)
-    assert sum(counts.values()) == times
+    kill_driver.campaign(times, seed=11, executor=executor)  # raises what does not hold, with the seed and the folder
 
 
 def test_killed_workers_lose_no_phase_that_had_ended():
     """The run succeeds with retries, however often a worker is killed."""
-    assert kill_worker.campaign(6, seed=12) >= 1
+    kill_worker.campaign(6, seed=12)  # raises what does not hold, with the seed and the folder
 
 
 def test_drivers_that_start_at_once_share_the_work():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from faults.fuzz import checked
 from otel_exec import deferred, output, read_run, run, step
 from otel_exec.cli.main import main as otel_exec
 from otel_exec.errors import OtelExecError
+from otel_exec.record import reserve
 from otel_exec.record.find import latest_run, list_runs
 
 
@@ -89,9 +91,25 @@ def test_what_is_no_file_of_ours_holds_nobody_up(tmp_path, prefix, place, kind):
         os.utime(path, (0, 0))  # it says nothing of its holder, so its age alone counts: one just made is waited for
     said = checked("the next run", lambda: _run_again(tmp_path, prefix))
     assert not said, said
+    if place == "reserve":
+        said = checked("a full disk", lambda: _write_on_a_full_disk(str(path.parent)))
+        assert not said, said
+        assert not os.path.lexists(path)
     for command in ("summary", "status", "runs"):
         said = checked(command, lambda command=command: otel_exec([command, str(prefix)]))
         assert not said, said
+
+
+def _write_on_a_full_disk(folder):
+    """Ask for room in every way there is; the disk stays full."""
+
+    def full():
+        raise OSError(errno.ENOSPC, "no room")
+
+    reserve.keep_room(folder)
+    with pytest.raises(OSError, match="no room"):
+        reserve.with_room(folder, full)
+    reserve.let_go(folder)
 
 
 def _run_again(tmp_path, prefix):
