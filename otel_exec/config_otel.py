@@ -29,6 +29,8 @@ EXEMPLAR_FILTERS = ("trace_based", "always_on", "always_off")
 _EXPORTERS = ("otlp", "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage")
 HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+# gRPC takes fewer; names that end in -bin would want bytes.
+_GRPC_NAME = re.compile(r"^(?!.*-bin$)[0-9a-z_.-]+$")
 _INT31 = 2**31 - 1
 
 
@@ -53,6 +55,11 @@ class Endpoint:
     def shown(self) -> str:
         """The address without secrets: what is printed, recorded, and names the endpoint in `export.json`."""
         return mask_url(self.url)
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The names of the headers; one without a value may be the rest of a secret that held a comma."""
+        return tuple(name if value.strip("= ") else MASK for name, value in self.headers)
 
     def redact(self, text: str) -> str:
         """Return what a receiver said without the values of the headers that it was sent."""
@@ -193,7 +200,7 @@ class _Reader:
             setting, text = "the default endpoint", "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
         parts = address(setting, text)
         protocol = protocol or ("http/protobuf" if parts.port == 4318 or parts.path.strip("/") else "grpc")
-        headers = self.headers(signal)
+        headers = self.headers(signal, _GRPC_NAME if protocol == "grpc" else HEADER_NAME)
         if parts.authorization:
             headers.setdefault("authorization", parts.authorization)
         if protocol == "grpc":
@@ -219,14 +226,16 @@ class _Reader:
             client_key=self.file(signal, "CLIENT_KEY"),
         )
 
-    def headers(self, signal: str) -> dict[str, str]:
-        """Return the request headers, names in lower case as gRPC wants them."""
+    def headers(self, signal: str, name_form: re.Pattern[str]) -> dict[str, str]:
+        """Return the request headers, names in lower case as gRPC wants them; `name_form` is what the protocol takes for a name."""
         setting, text = self.otlp(signal, "HEADERS")
         found = {name.lower(): value for name, value in pairs(setting, text, secret=True).items()}
         for name, value in found.items():
-            if not HEADER_NAME.match(name) or not value.isascii() or not (value.isprintable()):
+            if not name_form.match(name) or not value.isascii() or not (value.isprintable()):
                 raise ConfigError(
-                    setting, MASK, "headers as key=value pairs with commas between them: names of letters, digits and dashes, printable ASCII values"
+                    setting,
+                    MASK,
+                    "headers as key=value pairs with commas between them: names of letters, digits and dashes (over gRPC none that ends in -bin), printable ASCII values",
                 )
         return found
 
@@ -265,7 +274,8 @@ class _Reader:
         if not path:
             return None
         if not os.path.isfile(path) or not os.access(path, os.R_OK):
-            raise ConfigError(setting, path, "the path of a PEM file that can be read")
+            pasted = "\n" in path or "-----" in path  # the file's content in place of its path: it may be a key
+            raise ConfigError(setting, MASK if pasted else path, "the path of a PEM file that can be read")
         return os.path.abspath(path)
 
     def metric_options(self) -> tuple[float, str, str]:

@@ -133,7 +133,10 @@ def address(setting: str, text: str) -> Address:
     authorization = ""
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
+        try:
+            authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
+        except UnicodeEncodeError:  # bytes of the environment that are no UTF-8
+            raise wrong from None
     return Address("" if bare else parts.scheme, parts.netloc.rpartition("@")[2], port, parts.path, parts.query, authorization)
 
 

@@ -141,7 +141,7 @@ def _settings(settings: Config) -> Finding:
     said = "; ".join(
         f"spans go to {each.shown} by {each.protocol}"
         + (f", {each.compression}" if each.compression else "")
-        + (f", with the headers {', '.join(name for name, _ in each.headers)}" if each.headers else ", without headers")
+        + (f", with the headers {', '.join(each.header_names)}" if each.headers else ", without headers")
         for each in settings.traces
     )
     if ratio is not None and ratio < 1:
@@ -165,6 +165,8 @@ def _shown(name: str, value: str) -> str:
         return ",".join(_header(part) for part in value.split(",") if part.strip())
     if name.upper().endswith(("_ENDPOINT", "_URL", "_PROXY")):
         return mask_url(value.strip(), all_queries=not name.endswith("_URL"))
+    if name.endswith(("_CERTIFICATE", "_KEY")) and ("\n" in value.strip() or "-----" in value):
+        return MASK
     return value.strip()
 
 
@@ -196,7 +198,7 @@ def _print(finding: Finding, look: Look, *, first: bool) -> None:
 
 
 def _print_end(wrong: str | None, look: Look) -> None:
-    text = "A trace would be seen." if wrong is None else f"A trace would not be seen: {wrong}."
+    text = "A trace would be seen." if wrong is None else f"A trace would not be seen: {wrong.rstrip('.')}."
     print("\n" + "\n".join(wrap(look.text(text), look.width)))
 
 

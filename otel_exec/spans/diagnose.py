@@ -40,6 +40,7 @@ _CLOCKS_DIFFER_S = 5.0
 _NOTHING = (parse_line(b'{"resourceSpans":[]}'),)
 _NO_METRICS = (parse_line(b'{"resourceMetrics":[]}', Signal.METRICS),)
 _LATER_S = 0.5
+_QUERY_TO_DO = "give --query the address that the user interface has, such as http://localhost:16686"
 _USUAL_PORT = {"grpc": "4317", "http/protobuf": "4318", "http/json": "4318"}
 
 
@@ -128,7 +129,7 @@ def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: fl
     if answer.verdict in ("accepted", "content"):
         return Finding("protocol", "ok", f"{spoken} is taken there")
     if _is_refusal_of_credentials(answer):
-        names = ", ".join(name for name, _ in endpoint.headers)
+        names = ", ".join(endpoint.header_names)
         return Finding(
             "authentication",
             "wrong",
@@ -136,7 +137,12 @@ def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: fl
             "set OTEL_EXPORTER_OTLP_HEADERS, as the backend's own pages tell it" + (f" (sent now: {names})" if names else " (none is sent now)"),
         )
     if address is not None and endpoint.url.startswith("http://") and speaks_tls(*address, timeout_s):
-        return Finding("TLS", "wrong", "the receiver speaks TLS, and the address begins with http://", f"set the endpoint to https://{endpoint.shown[7:]}")
+        return Finding(
+            "TLS",
+            "wrong",
+            "the receiver speaks TLS, and the address begins with http://",
+            f"set the endpoint to https://{endpoint.shown[7:].removesuffix('/v1/traces')}",
+        )
     for other in _others(endpoint):
         if (theirs := _ask(other)).verdict in ("accepted", "content") or _is_refusal_of_credentials(theirs):
             return _mismatch(endpoint, other)
@@ -144,9 +150,37 @@ def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: fl
         page = _ask(replace(endpoint, url=endpoint.url + "/v1/traces", protocol="http/protobuf"))
         if page.verdict == "refused":
             return Finding("protocol", "wrong", f"what listens there is a web server and no receiver of OTLP ({page.reason})", _right_port(endpoint))
+    if (finding := _not_the_address(answer)) is not None:
+        return finding
     if answer.verdict == "refused":
         return Finding("protocol", "wrong", f"what listens there is no receiver of OTLP ({answer.reason})", _right_port(endpoint))
     return Finding("protocol", "wrong", f"{spoken} gets no proper answer ({answer.reason})", _right_port(endpoint))
+
+
+def _not_the_address(answer: Answer) -> Finding | None:
+    """Return what is wrong where another address would not help: TLS, or the receiver itself; `None` where it may be the address."""
+    reason = answer.reason
+    if "CERTIFICATE_REQUIRED" in reason.upper().replace(" ", "_"):
+        return Finding(
+            "TLS",
+            "wrong",
+            f"the receiver wants a certificate of its client ({reason})",
+            "set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        )
+    if "TLS failed" in reason:  # over gRPC alone: of the others TLS has been tried
+        return Finding(
+            "TLS",
+            "wrong",
+            reason,
+            "gRPC trusts authorities of its own list, not the system's: set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the receiver's authority",
+        )
+    if answer.verdict == "again" and " answers " in reason:
+        return Finding(
+            "protocol", "wrong", f"the receiver asks to be left alone for now ({reason})", "try again later; if it stays so, look at the receiver's own log"
+        )
+    if " answers 50" in reason:
+        return Finding("protocol", "wrong", f"the receiver has a fault of its own ({reason})", "look at the receiver's own log")
+    return None
 
 
 def _others(endpoint: Endpoint) -> Iterator[Endpoint]:
@@ -223,15 +257,20 @@ def _find_again(query: str, trace_id: str, span_id: str, wait_s: float, timeout_
             "does the collector send to it by two pipelines?",
         ), found.clock
     if not found.backend:
-        return Finding(
-            "found again", "wrong", found.reason, "give --query the address that the user interface has, such as http://localhost:16686"
-        ), found.clock
+        login = any(f"answers with {status}" in found.reason for status in (301, 302, 303, 307, 401, 403))
+        to_do = "give what it wants for a login in the address, --query http://user:password@host:port" if login else _QUERY_TO_DO
+        return Finding("found again", "wrong", found.reason, to_do), found.clock
     return Finding(
         "found again",
         "wrong",
         f"the span was acknowledged and did not come to {mask_url(base)} within {wait_s:g} s ({found.reason})",
         "look at the collector's log: it may sample, drop, or fail to reach the backend; and is this the backend that it sends to?",
     ), found.clock
+
+
+def _long(seconds: float) -> str:
+    """Return a difference of clocks as people say it."""
+    return f"{seconds:.0f} s" if seconds < 2 * 3600 else f"{seconds / 3600:,.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
 def _clocks(clock: Clock | None) -> Finding:
@@ -241,8 +280,8 @@ def _clocks(clock: Clock | None) -> Finding:
         ahead = "ahead of" if clock.ahead_s > 0 else "behind"
         return Finding(
             "clock",
-            "wrong",
-            f"its clock is {abs(clock.ahead_s):.0f} s {ahead} ours",
+            "note",
+            f"its clock is {_long(abs(clock.ahead_s))} {ahead} ours",
             "set the clocks (NTP): traces are searched by time, and are not found where they are not looked for",
         )
     return Finding("clock", "ok", f"its clock is ours to within {abs(clock.ahead_s) + clock.give_or_take_s:.1f} s")

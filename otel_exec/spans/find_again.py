@@ -105,7 +105,7 @@ def _judge(shown: str, reply: _Reply | str, span_id: str) -> Found:
         return Found(0, reason=f"{shown} answers with more than {_MAX_ANSWER_BYTES >> 20} MiB for a trace of one span", clock=clock)
     try:
         content = msgspec.json.decode(reply.body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: it is no UTF-8
         content = None
     backend = _backend(content)
     if reply.status == 404:  # Jaeger says so in its usual JSON, Tempo without a word; a web server with a page or a sentence
@@ -195,6 +195,6 @@ def _clock(date: str, begun: float, ended: float) -> Clock | None:
     """Return the difference from an answer's `Date`, which was cut to the second some time between `begun` and `ended`."""
     try:
         at = email.utils.parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return Clock(at + 0.5 - (begun + ended) / 2, 0.5 + (ended - begun) / 2)

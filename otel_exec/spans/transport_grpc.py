@@ -76,6 +76,8 @@ class GrpcTransport:
             response = self._export[lines[0].signal](request, timeout=self._timeout_s or None, metadata=self._metadata, compression=self._compression)
         except grpc.RpcError as error:
             return self._answer(error)
+        except (TypeError, ValueError) as error:  # what gRPC refuses to send at all
+            return Answer("refused", f"{self._shown}: gRPC can't send this ({self._redact(str(error))[:200]})")
         rejected, message = partial_success(response)
         return Answer("accepted", f"{self._shown}: {self._redact(message)}" if message else "", rejected)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import email.utils
 import gzip
+import http.client
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import msgspec
 import urllib3
@@ -41,6 +43,8 @@ _MEANING = {
 _ABSENT = 404
 _REJECTED = {Signal.TRACES: "rejectedSpans", Signal.METRICS: "rejectedDataPoints"}
 _MAX_ANSWER_BYTES = 64 << 10
+# Nobody who sends for as long as a run lasts waits longer than a day.
+_LONGEST_PAUSE_S = 86_400.0
 _GZIP_LEVEL = 1  # measured: bench/export_throughput.py
 
 
@@ -70,10 +74,17 @@ class HttpTransport:
         if endpoint.url.startswith("https:"):
             options |= {"ca_certs": endpoint.certificate, "cert_file": endpoint.client_certificate, "key_file": endpoint.client_key}
         proxy = http_proxy(endpoint.url)
-        self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        self._refusal: Answer | None = None
+        try:
+            self._pool = _proxied(proxy, options) if proxy else urllib3.PoolManager(**options)
+        except (urllib3.exceptions.HTTPError, ValueError):
+            self._refusal = Answer("refused", f"{self._shown}: the proxy {mask_url(proxy or '')} of the environment is no http:// or https:// address")
+            self._pool = urllib3.PoolManager(**options)
 
     def send(self, lines: Sequence[ExportLine]) -> Answer:
         """See `Transport`."""
+        if self._refusal is not None:
+            return self._refusal
         body = self._body(lines)
         if self._gzip:
             body = gzip.compress(body, _GZIP_LEVEL)
@@ -136,15 +147,23 @@ class HttpTransport:
         return Answer("accepted", f"{self._shown}: {self._redact(message)}" if message else "", max(rejected, 0))
 
 
+def _proxied(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
+    """Return a pool that goes through a proxy, with the user and password that its address holds; an address without a scheme is one of http, as curl has it."""
+    address = proxy if "://" in proxy else f"http://{proxy}"
+    credentials = urllib3.util.parse_url(address).auth
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(credentials)) if credentials else None
+    return urllib3.ProxyManager(address, proxy_headers=headers, **options)
+
+
 def _retry_after_s(text: str) -> float | None:
     """Return the seconds that a `Retry-After` asks for: a number, or a date; `None` when it says nothing."""
     if text.strip().isdecimal():
-        return float(text)
+        return min(float(text), _LONGEST_PAUSE_S)
     try:
-        at = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        at_s = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
         return None
-    return max(at.timestamp() - time.time(), 0.0)
+    return min(max(at_s - time.time(), 0.0), _LONGEST_PAUSE_S)
 
 
 def _detail(kind: str, content: bytes) -> str:
@@ -153,7 +172,7 @@ def _detail(kind: str, content: bytes) -> str:
     if kind == "application/json":
         try:
             text = str(msgspec.json.decode(content).get("message", ""))
-        except (msgspec.DecodeError, AttributeError):
+        except (msgspec.DecodeError, ValueError, RecursionError, AttributeError):  # ValueError: it is no UTF-8
             text = content.decode(errors="replace")
     elif kind == "application/x-protobuf":
         from otel_exec.spans.otlp_proto import status_message
@@ -186,6 +205,12 @@ def sentence(error: BaseException, timeout_s: float) -> str:
         if "WRONG_VERSION_NUMBER" in text:
             return "TLS is not spoken there; for plain text write http:// in the address"
         return f"TLS failed ({' '.join(str(error).split())[:200]})"
-    if "BadStatusLine" in text or "HTTP/0.9" in text or "IncompleteRead" in text:
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return "its answer is compressed and can't be read"
+    if any(isinstance(each, (ConnectionResetError, http.client.RemoteDisconnected)) for each in causes):
+        return "the connection was closed without an answer"
+    if "IncompleteRead" in text or "InvalidChunkLength" in text:
+        return "its answer broke off"
+    if "BadStatusLine" in text or "HTTP/0.9" in text:
         return "what answers there does not speak HTTP/1.1: is it the gRPC port (usually 4317)?"
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
