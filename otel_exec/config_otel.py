@@ -28,9 +28,9 @@ TEMPORALITIES = ("cumulative", "delta", "lowmemory")
 EXEMPLAR_FILTERS = ("trace_based", "always_on", "always_off")
 _EXPORTERS = ("otlp", "console", "none")
 _PROPAGATORS = ("tracecontext", "baggage")
-HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 # gRPC takes fewer; names that end in -bin would want bytes.
-_GRPC_NAME = re.compile(r"^(?!.*-bin$)[0-9a-z_.-]+$")
+_GRPC_NAME = re.compile(r"^(?!.*-bin\Z)[0-9a-z_.-]+\Z")
 _INT31 = 2**31 - 1
 
 

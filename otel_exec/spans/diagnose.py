@@ -7,6 +7,7 @@ One span is sent, of a service of its own; requests before it carry none.
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ _CLOCKS_DIFFER_S = 5.0
 _NOTHING = (parse_line(b'{"resourceSpans":[]}'),)
 _NO_METRICS = (parse_line(b'{"resourceMetrics":[]}', Signal.METRICS),)
 _LATER_S = 0.5
+# A status, not a word: "what answers there does not speak gRPC" asks for nothing.
+_ASKS_FOR_LATER = re.compile(r" answers (?:429|503|RESOURCE_EXHAUSTED)\b")
 _QUERY_TO_DO = "give --query the address that the user interface has, such as http://localhost:16686"
 _USUAL_PORT = {"grpc": "4317", "http/protobuf": "4318", "http/json": "4318"}
 
@@ -150,14 +153,14 @@ def _protocol(endpoint: Endpoint, address: tuple[str, int] | None, timeout_s: fl
         page = _ask(replace(endpoint, url=endpoint.url + "/v1/traces", protocol="http/protobuf"))
         if page.verdict == "refused":
             return Finding("protocol", "wrong", f"what listens there is a web server and no receiver of OTLP ({page.reason})", _right_port(endpoint))
-    if (finding := _not_the_address(answer)) is not None:
+    if (finding := _not_the_address(answer, endpoint.protocol)) is not None:
         return finding
     if answer.verdict == "refused":
         return Finding("protocol", "wrong", f"what listens there is no receiver of OTLP ({answer.reason})", _right_port(endpoint))
     return Finding("protocol", "wrong", f"{spoken} gets no proper answer ({answer.reason})", _right_port(endpoint))
 
 
-def _not_the_address(answer: Answer) -> Finding | None:
+def _not_the_address(answer: Answer, protocol: str) -> Finding | None:
     """Return what is wrong where another address would not help: TLS, or the receiver itself; `None` where it may be the address."""
     reason = answer.reason
     if "CERTIFICATE_REQUIRED" in reason.upper().replace(" ", "_"):
@@ -167,14 +170,21 @@ def _not_the_address(answer: Answer) -> Finding | None:
             f"the receiver wants a certificate of its client ({reason})",
             "set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY",
         )
-    if "TLS failed" in reason:  # over gRPC alone: of the others TLS has been tried
+    if "TLS failed" in reason and protocol == "grpc":  # the handshake that was tried before trusts what the system trusts
         return Finding(
             "TLS",
             "wrong",
             reason,
             "gRPC trusts authorities of its own list, not the system's: set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of the receiver's authority",
         )
-    if answer.verdict == "again" and " answers " in reason:
+    if "TLS failed" in reason:  # after a handshake that went well
+        return Finding(
+            "TLS",
+            "wrong",
+            reason,
+            "look at the receiver's own log; where it wants a certificate of its client, set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        )
+    if answer.verdict == "again" and _ASKS_FOR_LATER.search(reason):
         return Finding(
             "protocol", "wrong", f"the receiver asks to be left alone for now ({reason})", "try again later; if it stays so, look at the receiver's own log"
         )

@@ -103,6 +103,7 @@ def test_the_rest_of_a_secret_is_no_header_name():
     [
         (Answer("again", "x answers 503 (queue is full)"), "asks to be left alone"),
         (Answer("again", "x answers 429"), "asks to be left alone"),
+        (Answer("again", "x answers RESOURCE_EXHAUSTED"), "asks to be left alone"),
         (Answer("refused", "x answers 500"), "a fault of its own"),
         (Answer("again", "x: TLS failed (CERTIFICATE_VERIFY_FAILED)"), "TLS failed"),
         (Answer("again", "x: TLS failed (TLSV13_ALERT_CERTIFICATE_REQUIRED)"), "wants a certificate of its client"),
@@ -110,12 +111,43 @@ def test_the_rest_of_a_secret_is_no_header_name():
 )
 def test_what_another_address_would_not_mend(answer, said):
     """A receiver that is busy or broken, and TLS, are not called a wrong address."""
-    finding = diagnose._not_the_address(answer)
+    finding = diagnose._not_the_address(answer, "grpc")
     assert finding is not None
     assert said in finding.said
 
 
-def test_a_wrong_address_is_not_the_receivers_fault():
-    """What answers with 404, or not at all, may well be something else."""
-    assert diagnose._not_the_address(Answer("refused", "x answers 404")) is None
-    assert diagnose._not_the_address(Answer("again", "x: connection refused: nothing listens there")) is None
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "x answers 404",
+        "x: connection refused: nothing listens there",
+        "x: what answers there does not speak HTTP/1.1: is it the gRPC port (usually 4317)?",
+        "x: what answers there does not speak gRPC: is it the HTTP port (usually 4318)?",
+    ],
+)
+@pytest.mark.parametrize("verdict", ["again", "refused"])
+def test_a_wrong_address_is_not_the_receivers_fault(verdict, reason):
+    """What answers with 404, in another language, or not at all, may well be something else."""
+    assert diagnose._not_the_address(Answer(verdict, reason), "http/protobuf") is None
+
+
+def test_over_http_tls_is_not_a_matter_of_the_roots_of_grpc():
+    """Where TLS fails after a handshake that went well, only gRPC has authorities of its own."""
+    finding = diagnose._not_the_address(Answer("again", "x: TLS failed (EOF occurred)"), "http/protobuf")
+    assert finding is not None
+    assert finding.check == "TLS"
+    assert "gRPC" not in finding.to_do
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize("name", ["a%0A", "trace-bin%0A"])
+def test_a_header_name_that_ends_a_line_is_refused_before_the_run(protocol, name):
+    """A name whose last character is a line feed is no name: neither gRPC nor HTTP sends it."""
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_HEADERS"):
+        read_otel(
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+                "OTEL_EXPORTER_OTLP_HEADERS": f"{name}=v",
+            }
+        )
