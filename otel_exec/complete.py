@@ -145,7 +145,9 @@ def rebuild(folder: str, *, alive: bool = False) -> RunRecord:
         spans += close_open_ends(folder, skeleton, journal, spans)
     signs = (*(span.end_ns for span in spans), *(entry.start_ns for entry in opened))
     last_ns = max([last_sign_ns(journal, read_status(folder), aggregator.start_ns), *signs])
-    aggregator.ingest(spans)
+    # A step after its parts, as in the run: whether it was given up before a worker took it is judged when it ends. Recovery's file is read before the workers'.
+    for steps in (False, True):
+        aggregator.ingest(span for span in spans if (span.kind == Kind.STEP) is steps)
     spans += open_so_far(aggregator, spans, opened, last_ns)
     fold_task_spans(aggregator, spans)
     _say_full(aggregator, spans)

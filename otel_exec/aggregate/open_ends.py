@@ -75,6 +75,7 @@ class OpenEnds:
         self._step_ids: dict[str, tuple[str, int]] = {}
         self._tasks: dict[tuple[str, int], tuple[str, int, int]] = {}
         self._parts: dict[tuple[str, int, str], int] = {}
+        self._loads: dict[tuple[str, int], int] = {}
         self._made: list[SpanRecord] = []
         began = self._journal.began
         parent, state = began.get("parent"), began.get("trace_state")
@@ -117,6 +118,8 @@ class OpenEnds:
         elif kind in _PARTS:
             key = (node_id, number, kind)
             self._parts[key] = max(span.end_ns, self._parts.get(key, 0))
+            if kind == Kind.LOAD:
+                self._loads[node_id, number] = span.start_ns
 
     def unsettled(self) -> list[str]:
         """Return the node ids of the steps that were created and are not known to have ended; the order is the plan's."""
@@ -234,10 +237,20 @@ class OpenEnds:
             if _is_attempt(entry) and entry.node_id == node_id and not any(entry.span_id == each.span_id for each in attempts.values()):
                 found = attempts.setdefault(max(attempts, default=0) + 1, Claim())
                 found.worker_id, found.span_id, found.claimed_ns = writer.removeprefix("worker-"), entry.span_id, entry.start_ns
-                number = max(attempts)
-                if number == 1 and (node_id, 1, Kind.QUEUE) not in self._parts:
-                    queue = {**self._of_step(step), EXEC_ATTEMPT: 1}
-                    self._make(Kind.QUEUE, "queue", start_ns, entry.start_ns, self._id("queue", parent, 1), parent, queue, outcome=None)
+        for (of, number), (span_id, task_ns, _) in self._tasks.items():  # and one whose attempt had ended by then
+            if of == node_id and number not in attempts:
+                found = attempts[number] = Claim()
+                found.span_id, found.claimed_ns = span_id, self._loads.get((node_id, number), task_ns)
+                found.ended_ns = self._parts.get((node_id, number, Kind.STORE))
+        first = attempts.get(1)
+        if (
+            first is not None
+            and first.claimed_ns is not None
+            and (node_id, 1, Kind.QUEUE) not in self._parts
+            and 1 not in self._journal.attempts.get(node_id, {})
+        ):
+            queue = {**self._of_step(step), EXEC_ATTEMPT: 1}
+            self._make(Kind.QUEUE, "queue", start_ns, first.claimed_ns, self._id("queue", parent, 1), parent, queue, outcome=None)
         number = max(attempts, default=0)
         last = attempts.get(number)
         done = self._tasks.get((node_id, number))
@@ -277,6 +290,8 @@ class OpenEnds:
         node_id = step.node_id
         attributes = self._of_step(step)
         if number and (node_id, number, Kind.BACKOFF) not in self._parts:
+            if since_ns >= end_ns:  # it was settled with its attempt
+                return
             self._make(
                 Kind.BACKOFF, "backoff", since_ns, end_ns, self._id("backoff", parent, number), parent, {**attributes, EXEC_ATTEMPT: number}, outcome=None
             )

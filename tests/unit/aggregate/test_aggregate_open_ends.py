@@ -151,3 +151,20 @@ def test_any_order_of_finished_spans_closes_the_same():
     results = [msgspec.to_builtins(sorted(closed(finished=order).values(), key=lambda span: span.span_id)) for order in itertools.permutations(spans)]
     assert all(result == results[0] for result in results)
     assert "load" not in {span[3] for span in results[0]}
+
+
+@pytest.mark.parametrize("settled", [None, Settled("success", LAST - 100)])
+def test_an_attempt_that_ended_before_its_claim_was_written_down_queued_until_then(settled):
+    """The driver was killed before it heard of it: its queue ends where its load begins, and what follows it is a back-off, unless its step was settled with it."""
+    of = {"node.id": "a-1", "exec.attempt": 1}
+    parts = [
+        SpanRecord(TRACE, "1" * 16, STEP, "load", "load", 3_000, 4_000, of),
+        SpanRecord(TRACE, TASK, STEP, "task f", "task", 4_000, 5_000, {**of, "exec.task.id": "a-1"}),
+        SpanRecord(TRACE, "2" * 16, STEP, "store", "store", 5_000, LAST - 100, of),
+    ]
+    journal = [line for line in JOURNAL if line.what not in {"claimed", "ended"}]
+    made = [span for span in closed(journal, (), parts, {"a-1": settled} if settled else None).values() if span.parent_span_id == STEP]
+    (queue,) = [span for span in made if span.kind == "queue"]
+    assert queue.end_ns == 3_000
+    after = [(span.kind, span.start_ns, span.end_ns) for span in made if span.start_ns >= LAST - 100]
+    assert after == ([] if settled else [("backoff", LAST - 100, LAST)])
