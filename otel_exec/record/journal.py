@@ -14,6 +14,7 @@ import msgspec
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
 from otel_exec.record.reserve import with_room
+from otel_exec.semconv import Outcome
 
 __all__ = ["JOURNAL", "Journal", "JournalLine", "read_journal"]
 
@@ -65,6 +66,7 @@ class Journal:
 
 # What no clock tells and no run comes to: a damaged file.
 _LAST_NS = (1 << 63) - 1
+_OUTCOMES = frozenset(outcome.value for outcome in Outcome)
 _MOST_ATTEMPTS = 1 << 20
 
 _decoder = msgspec.json.Decoder(JournalLine)
@@ -86,6 +88,6 @@ def read_journal(folder: str) -> list[JournalLine]:
                 found = _decoder.decode(line)
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 continue
-            if 0 <= found.at <= _LAST_NS and 0 < (found.attempt or 1) <= _MOST_ATTEMPTS:
+            if 0 <= found.at <= _LAST_NS and 0 < (found.attempt or 1) <= _MOST_ATTEMPTS and (found.outcome is None or found.outcome in _OUTCOMES):
                 lines.append(found)
     return lines

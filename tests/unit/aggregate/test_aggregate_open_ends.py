@@ -168,3 +168,10 @@ def test_an_attempt_that_ended_before_its_claim_was_written_down_queued_until_th
     assert queue.end_ns == 3_000
     after = [(span.kind, span.start_ns, span.end_ns) for span in made if span.start_ns >= LAST - 100]
     assert after == ([] if settled else [("backoff", LAST - 100, LAST)])
+
+
+def test_a_level_begins_with_its_first_step():
+    """The line that says so may be dated a moment after a step that was ready before it."""
+    journal = [*JOURNAL[:2], JournalLine(1300, "level", span=LEVEL, data={"level": 1}), *JOURNAL[3:]]
+    spans = closed(journal)
+    assert spans["level 1"].start_ns == spans["a"].start_ns == 1200

@@ -358,3 +358,11 @@ def test_a_record_with_unwritable_values_keeps_the_rest():
 def test_the_doors_of_the_room_stand_in_one_place():
     """What other rooms need of a run's folder can be had from `run_store`."""
     assert all(hasattr(run_store, name) for name in run_store.__all__)
+
+
+def test_a_journal_line_with_an_outcome_that_is_none_is_passed_over(tmp_path):
+    """As a torn line is: a flipped bit in a word must not end a command in a traceback."""
+    (tmp_path / "journal.jsonl").write_bytes(
+        b'{"at":1,"what":"settled","node":"a","outcome":"ruccess"}\n{"at":2,"what":"settled","node":"b","outcome":"success"}\n'
+    )
+    assert [line.node for line in read_journal(str(tmp_path))] == ["b"]
