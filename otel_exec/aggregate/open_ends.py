@@ -302,9 +302,9 @@ class OpenEnds:
         self._make(kind, kind.value, since_ns, end_ns, self._id(kind.value, parent, number + 1), parent, attributes, outcome=None)
 
     def _close_levels(self, last_ns: int) -> None:
-        for number, (span_id, start_ns) in {**self._level_ids, **self._journal.levels}.items():
+        for number, (span_id, said_ns) in {**self._level_ids, **self._journal.levels}.items():
             # A step may be dated a moment before the line that says its level began.
-            start_ns = min(start_ns, self._level_ids.get(number, ("", start_ns))[1])  # noqa: PLW2901
+            start_ns = min(said_ns, self._level_ids.get(number, ("", said_ns))[1])
             self._make(Kind.LEVEL, f"level {number}", start_ns, last_ns, span_id, self._record.root_span_id, {EXEC_LEVEL: number})
 
     def _close_entry(self, writer: str, entry: OpenEntry, entries: Mapping[str, tuple[str, OpenEntry]], last_ns: int) -> None:
