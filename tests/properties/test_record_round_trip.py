@@ -22,6 +22,7 @@ from otel_exec.record.record_file import decode_record, write_record
 from otel_exec.record.schema import schema_of
 from otel_exec.record.status_model import StatusRecord
 from otel_exec.record.step_files import StatusEvent
+from otel_exec.semconv import Outcome
 
 TEXT = st.text(max_size=8)
 NUMBERS = st.integers(-(2**63), 2**64 - 1)
@@ -81,9 +82,15 @@ def test_a_status_comes_back_as_it_was(status):
     assert msgspec.json.decode(encode(status), type=StatusRecord) == status
 
 
-# Instants before 1970 and attempts below the first are a damaged file's: readers pass them over.
+# Instants before 1970, attempts below the first and outcomes that are none are a damaged file's: readers pass them over.
 LINES = st.lists(
-    of_type(JournalLine).map(lambda line: msgspec.structs.replace(line, at=abs(line.at) % (1 << 62), attempt=line.attempt and 1 + abs(line.attempt) % 1000)),
+    st.builds(
+        lambda line, outcome: msgspec.structs.replace(
+            line, at=abs(line.at) % (1 << 62), attempt=line.attempt and 1 + abs(line.attempt) % 1000, outcome=outcome
+        ),
+        of_type(JournalLine),
+        st.none() | st.sampled_from([outcome.value for outcome in Outcome]),
+    ),
     max_size=4,
 )
 
