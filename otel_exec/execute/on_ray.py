@@ -67,6 +67,7 @@ class _Sent:
     wanted: Mapping[str, float]
     sent_s: float
     silent: bool = False  # the runner has settled it
+    command: str = ""  # what it was told last
     force_s: float = 0.0
 
 
@@ -144,7 +145,7 @@ class RayExecutor:
             self._blobs.gathered,
             later=self._inbox.put,
             told=lambda taken: self._crew.take_in(taken, self._notices),
-            numbers=self._crew.numbers,
+            known=lambda: self._crew.known({sent.envelope.span_id: sent.command for sent in self._out.values() if sent.command}),
         )
 
     def submit(self, envelope: TaskEnvelope, packed: object) -> None:
@@ -204,7 +205,7 @@ class RayExecutor:
         """Have KeyboardInterrupt raised in the attempt, by its own process."""
         sent = self._out.get((node_id, attempt))
         if sent is not None:
-            self._home.end(sent.envelope.span_id, "interrupt")
+            self._order(sent, "interrupt")
 
     def kill(self, node_id: str, attempt: int) -> None:
         """End the worker that runs the attempt, and all that it started."""
@@ -215,10 +216,14 @@ class RayExecutor:
             sent.force_s = time.monotonic() + _OBEY_S
             self._crew.close_spans((node_id, attempt), sent.envelope.span_id)
             self._cancel(sent)
-            self._home.end(sent.envelope.span_id, "kill")
+            self._order(sent, "kill")
         self._notices = [
             notice for notice in self._notices if not (isinstance(notice, Reported) and (notice.report.node_id, notice.report.attempt) == (node_id, attempt))
         ]
+
+    def _order(self, sent: _Sent, how: str) -> None:
+        sent.command = how
+        self._home.end(sent.envelope.span_id, how)
 
     def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:
         """Return what was open in the attempt when its worker last told."""
@@ -243,7 +248,7 @@ class RayExecutor:
                 sent.silent = True
                 self._cancel(sent)
                 with contextlib.suppress(Exception):
-                    self._home.end(sent.envelope.span_id, "kill")
+                    self._order(sent, "kill")
             deadline = time.monotonic() + max(grace_s, 0.5)
             while self._out and time.monotonic() < deadline:
                 self._turn(0.05)
@@ -349,6 +354,7 @@ class RayExecutor:
             if not ready and now < each.until_s:
                 self._held.append(each)
             elif each.done is not None:
+                self._crew.give_up(each.done.tellings)
                 self._report(each.sent, each.done)
             else:
                 self._died(each.sent, each.error)

@@ -1,6 +1,6 @@
 """The Ray workers of a run, as the driver knows them: who they are, what each last told, what each runs.
 
-What comes in: what the home actor hands on, and what came with results. What goes out: notices; the finished spans of each worker, appended to its file in the spool.
+What comes in: what the home actor hands on, and what came with results. What goes out: notices; numbers for workers; their finished spans, appended to a file for each in the spool.
 Knows nothing of Ray. What comes twice counts once; a worker's tellings may come in any order.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import descends
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
-from otel_exec.execute.ray_wire import Begun, Facts, Telling, decode
+from otel_exec.execute.ray_wire import Begun, Facts, Known, Taken, Telling, decode
 from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID, Kind
 from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
 
@@ -46,6 +46,7 @@ class Member:
     tail: str = ""
     fd: int = -1
     gone: bool = False
+    given_up: bool = False
 
 
 class Crew:
@@ -55,6 +56,7 @@ class Crew:
         self._settings = settings
         self._clock = clock
         self._folder = os.path.join(settings.run_folder, "spans")
+        self._numbers: dict[str, int] = {}
         self._members: dict[int, Member] = {}
         self._claims: dict[tuple[str, int], Member] = {}
         self._skewed: set[str] = set()
@@ -62,12 +64,11 @@ class Crew:
         self._closed: set[str] = set()
         self.error: OSError | None = None
 
-    def take_in(self, taken: tuple[Sequence[Facts], Sequence[bytes], int], notices: list[Notice]) -> None:
-        """Take in what the home actor handed on."""
-        facts, tellings, _ = taken
-        for each in facts:
+    def take_in(self, taken: Taken, notices: list[Notice]) -> dict[str, int]:
+        """Take in what the home actor handed on; returns the numbers of those that asked for one. They are given out here alone: the home actor may die at any moment."""
+        for each in taken.facts:
             self._introduced(each, notices)
-        for data in tellings:
+        for data in taken.told:
             telling = decode(data, type=Telling)
             member = self._members.setdefault(telling.number, Member(telling.number))
             if telling.sequence < member.upto or telling.sequence in member.seen:
@@ -77,6 +78,7 @@ class Crew:
                 member.seen.discard(member.upto)
                 member.upto += 1
             self.told(telling, notices)
+        return {uid: self._numbers.setdefault(uid, len(self._numbers)) for uid in taken.asking}
 
     def _introduced(self, facts: Facts, notices: list[Notice]) -> None:
         member = self._members.setdefault(facts.number, Member(facts.number))
@@ -123,7 +125,15 @@ class Crew:
 
     def knows(self, tellings: Mapping[int, int]) -> bool:
         """Whether workers have introduced themselves, and so many tellings of each have come."""
-        return all((member := self._members.get(number)) is not None and bool(member.uid) and member.upto >= count for number, count in tellings.items())
+        return all(
+            (member := self._members.get(number)) is not None and (member.uid or member.given_up) and member.upto >= count for number, count in tellings.items()
+        )
+
+    def give_up(self, tellings: Mapping[int, int]) -> None:
+        """What has not come of these was waited for long enough: no result waits for it again."""
+        for number, count in tellings.items():
+            member = self._members.setdefault(number, Member(number))
+            member.given_up, member.upto = True, max(member.upto, count)
 
     def who(self, key: tuple[str, int]) -> Member | None:
         """Return who runs an attempt, as far as was told."""
@@ -142,9 +152,10 @@ class Crew:
         member = self._claims.get(key)
         return member.tail if member is not None else ""
 
-    def numbers(self) -> dict[str, int]:
-        """Return which worker process has which number."""
-        return {member.uid: member.number for member in self._members.values() if member.uid}
+    def known(self, commands: dict[str, str]) -> Known:
+        """Return what a home actor must be told that begins again."""
+        places = {member.uid: (member.pid, member.node) for member in self._members.values() if member.uid}
+        return Known(dict(self._numbers), places, commands)
 
     # --- ends -------------------------------------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from otel_exec.execute.ray_wire import ItemDone, ItemSent, encode
 if TYPE_CHECKING:
     from otel_exec.execute.fan_out import FanOut
     from otel_exec.execute.items import ItemEnvelope, ItemReport
-    from otel_exec.execute.ray_wire import Begun
+    from otel_exec.execute.ray_wire import Running
     from otel_exec.execute.ray_worker import RayWorker
 
 __all__ = ["RayHands"]
@@ -46,7 +46,7 @@ class RayHands:
         self._fn = b""
         self._task = _item_task()
         self._flying: dict[Any, ItemEnvelope] = {}
-        self._begun: dict[str, tuple[int, Begun]] = {}
+        self._begun: dict[str, Running] = {}
         self._overdue: set[str] = set()
         self._stopping = False
 
@@ -85,14 +85,14 @@ class RayHands:
 
     def _fail(self, fan_out: FanOut, envelope: ItemEnvelope, error_type: str, message: str, *, final: bool, blameless: bool = False) -> None:
         now_ns = fan_out.door.context.clock.now_ns()
-        number, begun = self._begun.pop(envelope.span_id, (None, None))
-        worker_id = fan_out.door.context.worker_id if number is None else str(number)
+        running = self._begun.pop(envelope.span_id, None)
+        worker_id = fan_out.door.context.worker_id if running is None else str(running.number)
         fan_out.lose(
             envelope.index,
             worker_id,
             error_type,
             message,
-            now_ns if begun is None else begun.at_ns,
+            now_ns if running is None else running.begun.at_ns,
             now_ns,
             final=final,
             spare=_BLAMELESS_TRIES if blameless else 0,
@@ -177,16 +177,16 @@ class RayHands:
         with contextlib.suppress(ray.exceptions.RayError):
             for found in ray.get(self._worker.presence.home.who_runs.remote(unknown), timeout=5):
                 if found is not None:
-                    self._begun[found[1].span_id] = found
+                    self._begun[found.begun.span_id] = found
 
     def _end_overdue(self, fan_out: FanOut) -> None:
         self._look_up(list(self._flying.values()))
         now_ns = fan_out.door.context.clock.now_ns()
         for ref, envelope in self._flying.items():
-            begun = self._begun.get(envelope.span_id)
-            if begun is None or envelope.timeout_s is None or envelope.span_id in self._overdue:
+            running = self._begun.get(envelope.span_id)
+            if running is None or envelope.timeout_s is None or envelope.span_id in self._overdue:
                 continue
-            if now_ns - begun[1].at_ns > envelope.timeout_s * 1e9:
+            if now_ns - running.begun.at_ns > envelope.timeout_s * 1e9:
                 self._overdue.add(envelope.span_id)
                 self._worker.presence.home.end.remote(envelope.span_id, "kill")
                 with contextlib.suppress(ray.exceptions.RayError):

@@ -1,7 +1,7 @@
 """The driver's end of the line to the run's home actor.
 
 What comes in: commands for workers. What goes out: what workers have told, as it comes. One call is always pending there; when the actor's process has died, Ray starts it again,
-and it is told who has which number. Judges nothing of what is told.
+and it is told what only the driver knows. Judges nothing of what is told.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ import ray
 
 from otel_exec.errors import OtelExecError
 from otel_exec.execute.ray_home import Home
-from otel_exec.execute.ray_wire import NAMESPACE, Setup, home_name
+from otel_exec.execute.ray_wire import NAMESPACE, Known, Setup, home_name
 from otel_exec.record.process_id import boot_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from otel_exec.clock import Clock
     from otel_exec.execute.base import RunSettings
+    from otel_exec.execute.ray_wire import Taken
 
-__all__ = ["HomeLine", "Taken"]
+__all__ = ["HomeLine"]
 
-# So often in a row the home actor may fail to answer.
-_MAX_RESTARTS = 20
-
-# Facts, tellings, and the last ticket: see `Home.take`.
-Taken = tuple[Any, Any, int]
+# So often in a row the home actor may fail to answer. While Ray starts it again, a call fails after one to two seconds (measured: Ray 2.60).
+_MOST_FAILURES = 20
 
 
 class HomeLine:
@@ -46,8 +44,8 @@ class HomeLine:
         here: the driver's node, where the actor is to live.
         blobs: functions and classes that travel by value; grows.
         later: has something done by the runner's thread.
-        told: takes in what was told.
-        numbers: which worker process has which number.
+        told: takes in what was told; returns the numbers of those that asked for one.
+        known: what the actor must be told when it begins again.
     """
 
     def __init__(
@@ -55,17 +53,17 @@ class HomeLine:
         settings: RunSettings,
         clock: Clock,
         here: NodeAffinitySchedulingStrategy,
-        blobs: Mapping[str, bytes],
+        blobs: dict[str, bytes],
         *,
         later: Callable[[Callable[[], None]], None],
-        told: Callable[[Taken], None],
-        numbers: Callable[[], dict[str, int]],
+        told: Callable[[Taken], dict[str, int]],
+        known: Callable[[], Known],
     ) -> None:
         self._blobs = blobs
         self._later = later
         self._told = told
-        self._numbers = numbers
-        self._restarts = self._asked = self._answered = 0
+        self._known = known
+        self._failures = self._asked = self._answered = 0
         self._leaving = self._closed = False
         setup = Setup(pickle.dumps(settings), boot_id(), clock.now_ns(), os.getcwd(), sys.path[:], sys.argv[:])
         maker = ray.remote(Home)
@@ -73,8 +71,7 @@ class HomeLine:
             name=home_name(settings.exec_id), namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=10_000, scheduling_strategy=here
         )
         self._actor: Any = actor.remote(setup, settings.clock_offset_ns)
-        self._actor.resume.remote({}, blobs)
-        self._take()
+        self._resume()
 
     def end(self, span_id: str, how: str) -> None:
         """Have an attempt interrupted (`interrupt`) or ended (`kill`) by its own process."""
@@ -95,30 +92,51 @@ class HomeLine:
         self._leaving = True
 
     def close(self) -> None:
-        """Take in what was told last, and end the actor."""
+        """End the actor; who wants what was told last has asked for it."""
         self._closed = True
-        with contextlib.suppress(Exception):
-            self._told(ray.get(self._actor.take.remote(wait=False), timeout=2))
         with contextlib.suppress(Exception):
             ray.kill(self._actor)
 
     def _take(self) -> None:
-        """Ask for what is told next."""
-        self._actor.take.remote(wait=True).future().add_done_callback(lambda future: self._later(lambda: self._came(future)))
+        """Ask for what is told next; says as well that what was told before has come."""
+        self._actor.take.remote().future().add_done_callback(lambda future: self._later(lambda: self._came(future)))
 
     def _came(self, future: Future[Taken]) -> None:
-        """The actor has answered, or its process has died: after a restart it must be told who has which number."""
+        """The actor has answered, or its process has died."""
         error = future.exception()
-        if error is None:
-            self._restarts = 0
-            taken = future.result()
-            self._told(taken)
-            self._answered = max(self._answered, taken[2])
-        if self._closed or (error is not None and self._leaving):
-            return
         if error is not None:
-            self._restarts += 1
-            if self._restarts > _MAX_RESTARTS:
-                raise OtelExecError(f"the run's home actor can't be kept alive on the Ray cluster: {str(error).splitlines()[0]}")
-            self._actor.resume.remote(self._numbers(), self._blobs)
+            self._failed(error)
+            return
+        self._failures = 0
+        taken = future.result()
+        if taken.anew:  # it died, and was started again, while no call was pending there
+            self._resume()
+            return
+        self._blobs.update(taken.blobs)
+        numbers = self._told(taken)
+        self._answered = max(self._answered, taken.ticket)
+        if not self._closed:
+            if numbers:
+                self._actor.number.remote(numbers)
+            self._take()
+
+    def _failed(self, error: BaseException) -> None:
+        """Its process has died: Ray starts it again, and it must be told what it can't know before it answers anybody."""
+        if self._leaving:
+            return
+        self._failures += 1
+        if self._failures > _MOST_FAILURES:
+            raise OtelExecError(f"the run's home actor can't be kept alive on the Ray cluster: {str(error).splitlines()[0]}")
+        self._resume()
+
+    def _resume(self) -> None:
+        self._actor.resume.remote(self._known(), self._blobs).future().add_done_callback(lambda future: self._later(lambda: self._resumed(future)))
+
+    def _resumed(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._failed(error)
+            return
+        if self._asked > self._answered:
+            self._actor.poke.remote(self._asked)
         self._take()

@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +43,8 @@ __all__ = ["Guest", "Presence", "guest_of", "presence_of"]
 _SOON_S = 0.05
 _BEAT_S = 1.0
 _ROUND_TRIPS = 4
+# How long the home actor is waited for, where its process has died.
+_PATIENCE_S = 60.0
 # So often the second thread looks for more before it sleeps: to wake it costs each short attempt the GIL twice (measured: 7 % of a no-op step in its worker).
 _IDLE_LOOKS = 20
 
@@ -62,7 +65,7 @@ class Presence:
         self.home: Any = ray.get_actor(home_name(exec_id), namespace=NAMESPACE)
         context = ray.get_runtime_context()
         self.uid = context.get_worker_id()
-        number, raw = ray.get(self.home.introduce.remote(self.uid))
+        number, raw = self.ask("introduce", self.uid)
         self.setup: Setup = decode(raw, type=Setup)
         self.settings: RunSettings = pickle.loads(self.setup.settings)  # noqa: S301  from our own driver
         self.number = number
@@ -98,7 +101,8 @@ class Presence:
         self._begun: Begun | None = None
         self._begun_told = ""
         self._told_s = 0.0
-        self._undelivered: list[bytes] = []
+        self._silent = False
+        self._undelivered: deque[tuple[Any, ...]] = deque()
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._sleeping = False
@@ -131,7 +135,9 @@ class Presence:
             self._error_ns,
             os.path.isdir(self.settings.run_folder),
         )
-        self.home.ready.remote(facts)
+        self._post("ready", facts)
+        self._thread = threading.Thread(target=self._tell_on, name="otel-exec-home", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """The process works for another run from now on."""
@@ -145,7 +151,7 @@ class Presence:
         trips = []
         for _ in range(_ROUND_TRIPS):
             sent_ns = own.now_ns()
-            answered_ns = ray.get(self.home.now_ns.remote())
+            answered_ns = self.ask("now_ns")
             trips.append(RoundTrip(sent_ns, answered_ns, own.now_ns()))
         return estimate(trips)
 
@@ -156,9 +162,6 @@ class Presence:
         self._begun = begun
         if self._sleeping:
             self._awake.set()
-        elif self._thread is None:
-            self._thread = threading.Thread(target=self._tell_on, name="otel-exec-home", daemon=True)
-            self._thread.start()
 
     def tell_begun(self) -> None:
         """Tell that the attempt runs, unless that was told."""
@@ -169,9 +172,9 @@ class Presence:
                 self._send(self._telling("", begun))
 
     def left(self) -> None:
-        """The attempt is its driver's to settle: nothing more is told of it."""
+        """The attempt is its driver's to settle: nothing more is told of it, and its end is listened for."""
         with self._lock:
-            self._begun = None
+            self._silent = True
 
     def goes_before(self, tellings: dict[int, int]) -> None:
         """An item of the attempt's has ended: so many tellings of the workers that ran it go before its result, and so before the attempt's."""
@@ -186,24 +189,49 @@ class Presence:
             return {**before, self.number: self.tellings}, self._telling("")
 
     def tell(self) -> Any:
-        """Tell what has finished now."""
+        """Tell what has finished now; returns what can be waited for until it has arrived at the home actor: before something returns that nobody waits for."""
         with self._lock:
-            return self._send(self._telling(""))
+            telling = self._telling("")
+            self._send(telling)
+        return self.home.has.remote(self.uid, telling.sequence)
 
     def flush(self) -> None:
-        """Tell what has finished, and wait until it has arrived at the home actor: before something returns that nobody waits for."""
+        """Do so, and wait."""
         with contextlib.suppress(Exception):
             ray.get(self.tell(), timeout=10)
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Return what the home actor answers; where its process has died, what the next one does."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return ray.get(getattr(self.home, method).remote(*args))
+            except ray.exceptions.ActorUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_SOON_S)
+
+    def _post(self, method: str, *args: Any) -> None:
+        """Send the home actor what must arrive: where its process dies before the driver has it, it is sent again."""
+
+        def arrived(future: Future[None]) -> None:
+            if isinstance(future.exception(), ray.exceptions.ActorUnavailableError):
+                self._undelivered.append((method, *args))
+                self._awake.set()  # the second thread sends it: nothing may be asked of Ray in here
+
+        getattr(self.home, method).remote(*args).future().add_done_callback(arrived)
 
     # --- the second thread ------------------------------------------------------------------------------------------------------------------------
 
     def _tell_on(self) -> None:
         idle = 0
         while not self._closed:
+            if self._undelivered:
+                self._post_again()
             begun = self._begun
             if begun is None and idle >= _IDLE_LOOKS:
                 self._sleeping = True
-                if self._begun is None:
+                if self._begun is None and not self._undelivered:
                     self._awake.wait(_BEAT_S)
                 self._awake.clear()
                 self._sleeping = False
@@ -219,7 +247,7 @@ class Presence:
         ran_s = (self.clock.now_ns() - begun.at_ns) / 1e9
         if ran_s >= _SOON_S and not self._listening:
             self._listen()
-        if not (new and ran_s >= _SOON_S) and time.monotonic() - self._told_s < _BEAT_S:
+        if self._silent or (not (new and ran_s >= _SOON_S) and time.monotonic() - self._told_s < _BEAT_S):
             return
         tail = self.look()
         with self._lock:
@@ -244,23 +272,18 @@ class Presence:
             output,
         )
 
-    def _send(self, telling: Telling) -> Any:
-        """Send a telling, and those that could not be delivered before; called with the lock."""
+    def _send(self, telling: Telling) -> None:
+        """Send a telling; called with the lock."""
         self.tellings += 1
-        again, self._undelivered = self._undelivered, []
-        for data in again:
-            self._send_bytes(data, None)
-        return self._send_bytes(encode(telling), telling.begun)
+        self._post("tell", self.uid, telling.sequence, encode(telling), telling.begun)
 
-    def _send_bytes(self, data: bytes, begun: Begun | None) -> Any:
-        ref: Any = self.home.tell.remote(self.uid, data, begun)
-
-        def arrived(future: Future[None]) -> None:
-            if future.exception() is not None:  # the home actor was not there: it will be
-                self._undelivered.append(data)
-
-        ref.future().add_done_callback(arrived)
-        return ref
+    def _post_again(self) -> None:
+        """Send again what a home actor that has died had not passed on; what runs now is told anew."""
+        with self._lock:
+            for _ in range(len(self._undelivered)):
+                method, *args = self._undelivered.popleft()
+                self._post(method, *([*args[:-1], None] if method == "tell" else args))
+            self._begun_told = ""
 
     def _listen(self) -> None:
         """Wait for a command, in a thread of Ray's."""

@@ -14,7 +14,23 @@ from otel_exec.execute.envelope import TaskEnvelope, TaskReport
 from otel_exec.execute.items import ItemEnvelope, ItemReport
 from otel_exec.spans.open_spans import OpenEntry
 
-__all__ = ["NAMESPACE", "Begun", "Facts", "ItemDone", "ItemSent", "Setup", "StepDone", "StepSent", "Telling", "decode", "encode", "home_name"]
+__all__ = [
+    "NAMESPACE",
+    "Begun",
+    "Facts",
+    "ItemDone",
+    "ItemSent",
+    "Known",
+    "Running",
+    "Setup",
+    "StepDone",
+    "StepSent",
+    "Taken",
+    "Telling",
+    "decode",
+    "encode",
+    "home_name",
+]
 
 # Where the home actors of runs are found by name.
 NAMESPACE = "otel_exec"
@@ -82,6 +98,37 @@ class Telling(msgspec.Struct, frozen=True, array_like=True):
     open_spans: list[OpenEntry] = []
     tail: str = ""
     output: list[tuple[str, str]] = []
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True):
+    """What the home actor hands on to the driver. `ticket`: the last that was asked for. `asking`: worker processes (`uid`) that want a number. `blobs`: functions and classes, by digest.
+
+    `anew`: it has begun, at first or again, and must be told what the driver knows.
+    """
+
+    facts: list[Facts] = []
+    told: list[bytes] = []
+    ticket: int = 0
+    asking: list[str] = []
+    blobs: dict[str, bytes] = {}
+    anew: bool = False
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """What the driver tells a home actor that begins, at first or again: numbers of worker processes by `uid`, their (pid, node), and commands for attempts, by their spans."""
+
+    numbers: dict[str, int] = {}
+    places: dict[str, tuple[int, str]] = {}
+    commands: dict[str, str] = {}
+
+
+class Running(msgspec.Struct, frozen=True, array_like=True):
+    """Who runs an attempt, as far as was told: the worker's number (-1: not known), and its pid and node ("": not known)."""
+
+    number: int
+    begun: Begun
+    pid: int = 0
+    node: str = ""
 
 
 class StepSent(msgspec.Struct, frozen=True, array_like=True):

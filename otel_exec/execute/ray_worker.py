@@ -16,10 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
-import ray
 
 from otel_exec.execute.context import WorkerContext
 from otel_exec.execute.door import Door, Hands, NoHands
@@ -95,8 +94,8 @@ class RayWorker:
         self.capture = BorrowingCapture(scratch, settings.log_cap_bytes, self._show if settings.show_output else None)
         shutil.rmtree(folder, ignore_errors=True)  # what lies in it is open: nothing is left behind, however this process ends
         self.blobs = WorkerBlobs(
-            lambda digest: ray.get(presence.home.blob.remote(digest)),
-            lambda digest, data: ray.get(presence.home.put_blob.remote(digest, data)),
+            lambda digest: presence.ask("blob", digest),
+            lambda digest, data: presence.ask("put_blob", digest, data),
         )
         open_blobs(self.blobs)
         self.packer = Packer(self.blobs)
@@ -122,6 +121,7 @@ class RayWorker:
         self._sequence = 0
         self._span_id = ""
         self._node_id = ""
+        self._obeyed = ("", "")
         presence.look = self._look
         presence.obey = self._obey
         presence.ready()
@@ -139,7 +139,6 @@ class RayWorker:
             self.presence.left()
             time.sleep(_PATIENCE_S)
             _end_process()
-        assert report is not None
         tellings, rest = self.presence.end()
         return _encode_step(tellings, rest, report)
 
@@ -208,8 +207,9 @@ class RayWorker:
         self.presence.output.append((self._node_id, text))
 
     def _obey(self, span_id: str, how: str) -> None:
-        if span_id != self._span_id:
+        if span_id != self._span_id or (span_id, how) == self._obeyed:  # it may be said twice, where the home actor was started again
             return
+        self._obeyed = span_id, how
         if how == "interrupt":
             self.guard.request(self._sequence)
         else:
@@ -243,12 +243,12 @@ class TimedGuard(SignalGuard):
             self._presence.tell_begun()
 
 
-def _end_process() -> None:
+def _end_process() -> NoReturn:
     """End this process, and all that its attempt started."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL ends who sends it to itself")
 
 
 def _encode_step(tellings: dict[int, int], rest: Any, report: TaskReport) -> bytes:

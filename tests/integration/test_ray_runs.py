@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -42,6 +43,39 @@ def test_a_worker_that_dies_costs_its_attempt(tmp_path):
     assert [span.name for span in trace.of("phase", exec_attempt=1)] == ["early", "late"]
     dead = next(worker for worker in record.workers if worker.died)
     assert (dead.worker_id, dead.host, len(dead.node)) == (died.attempts[0].worker_id, os.uname().nodename, 56)
+
+
+def test_a_home_actor_that_dies_costs_nothing(tmp_path, monkeypatch, shared_ray):
+    """SIGKILL of its process while it holds what no driver has: workers tell it again, numbers are given once, and no result waits for what does not come."""
+    from otel_exec.execute import on_ray
+    from otel_exec.execute.ray_line import HomeLine
+
+    monkeypatch.setattr(on_ray, "_PATIENCE_S", 600.0)
+    path, take, killed = str(tmp_path / "x"), HomeLine._take, []
+
+    def kill(line):
+        ray_steps.wait_until(path + ".held")
+        killed.append(shared_ray.get(line._actor.__ray_call__.remote(lambda _: os.getpid())))
+        os.kill(killed[0], signal.SIGKILL)
+        ray_steps.first_time(path + ".killed")
+        line._later(lambda: take(line))
+
+    def asks_late(line):
+        if os.path.exists(path + ".begun") and not killed:
+            killing.start()
+        else:
+            take(line)
+
+    killing = threading.Thread(target=lambda: kill(lines[0]))
+    lines = []
+    monkeypatch.setattr(HomeLine, "_take", lambda line: (lines.append(line), asks_late(line)))
+    record = run_in(tmp_path, [ray_steps.telling(path)], executor="ray", timeout_s=200.0)
+    trace = check_run(record)
+    assert (record.outcome, len(killed)) == ("success", 1)
+    assert Counter(span.name for span in trace.of("phase")) == {"told": 1}
+    assert not [warning for warning in record.warnings if "spans" in warning.code]
+    ids = [worker.worker_id for worker in record.workers]
+    assert len(ids) == len(set(ids)) == len({worker.pid for worker in record.workers})
 
 
 def test_an_item_whose_worker_dies_is_tried_again(tmp_path):

@@ -64,7 +64,26 @@ def _be_late(config):
     first_time(config["path"] + ".over")
 
 
-die_once, fan, fail, hang, be_late = (deferred(each) for each in (_die_once, _fan, _raise, _hang, _be_late))
+def _tell_home(config):
+    """Tell the home actor what has finished, and go on when it is dead."""
+    import ray
+
+    from otel_exec.execute.ray_presence import _present
+
+    first_time(config["path"] + ".begun")
+    with phase("told"):
+        pass
+    (presence,) = [each for each in _present.values() if each._begun is not None]
+    upto = presence.tellings + 2
+    while presence.tellings < upto:
+        time.sleep(0.01)
+    ray.get(presence.home.has.remote(presence.uid, upto - 1))
+    first_time(config["path"] + ".held")
+    wait_until(config["path"] + ".killed")
+    assert map_tasks(lambda n: n + 1, [1, 2]) == [2, 3]
+
+
+die_once, fan, fail, hang, be_late, tell_home = (deferred(each) for each in (_die_once, _fan, _raise, _hang, _be_late, _tell_home))
 
 
 @step("dies once")
@@ -90,6 +109,11 @@ def hanging(path):
 @step("is late", timeout=0.2)
 def overdue(path):
     return be_late({"path": path})
+
+
+@step("tells")
+def telling(path):
+    return tell_home({"path": path})
 
 
 @step("wants {what}", resources={"unobtainium": 1}, timeout=600)

@@ -10,7 +10,7 @@ from otel_exec.clock import AnchoredClock
 from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, WorkerStarted
 from otel_exec.execute.clock_offset import RoundTrip, estimate
 from otel_exec.execute.ray_crew import Crew
-from otel_exec.execute.ray_wire import Begun, Facts, Telling, encode
+from otel_exec.execute.ray_wire import Begun, Facts, Taken, Telling, encode
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.span_record import SpanRecord
@@ -52,25 +52,36 @@ def test_the_quickest_round_trip_tells_the_offset():
 def test_tellings_count_once_in_any_order(crew, tmp_path):
     """A telling that comes twice, or before an earlier one, leaves its lines once; a result waits until all before it have come."""
     notices = []
-    crew.take_in(([], [telling(1, b"two\n"), telling(1, b"two\n")], 0), notices)
+    crew.take_in(Taken([], [telling(1, b"two\n"), telling(1, b"two\n")]), notices)
     assert not crew.knows({0: 0})  # it has not introduced itself
-    crew.take_in(([facts()], [], 0), notices)
+    crew.take_in(Taken([facts()], []), notices)
     assert (crew.knows({0: 0}), crew.knows({0: 2}), crew.knows({0: 0, 1: 1})) == (True, False, False)
-    crew.take_in(([facts()], [telling(0, b"one\n"), telling(0, b"one\n")], 0), notices)
+    crew.take_in(Taken([facts()], [telling(0, b"one\n"), telling(0, b"one\n")]), notices)
     assert crew.knows({0: 2})
     assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"two\none\n"
     assert [type(notice) for notice in notices] == [WorkerStarted, WorkerReady]
+
+
+def test_a_gap_that_was_waited_for_is_not_waited_for_again(crew):
+    """What its worker can tell no more, since it died and the home actor as well, holds up one result."""
+    crew.take_in(Taken([facts()], [telling(0), telling(2)]), [])
+    assert not crew.knows({0: 3})
+    crew.give_up({0: 3, 1: 2})
+    assert crew.knows({0: 3, 1: 2})
+    assert not crew.knows({0: 4})
+    crew.take_in(Taken([], [telling(3)]), [])
+    assert crew.knows({0: 4})
 
 
 def test_who_has_died_says_nothing_more(crew, tmp_path):
     """What was open in a dead worker is closed by others: a telling that was still on its way is passed over."""
     notices = []
     begun = Begun("s" * 16, "step", 1, 5)
-    crew.take_in(([facts()], [telling(0, b"one\n", begun)], 0), notices)
+    crew.take_in(Taken([facts()], [telling(0, b"one\n", begun)]), notices)
     assert Claimed("step", 1, "0", 5) in notices
     died = crew.died(("step", 1), "s" * 16, 20, "worker_died", "it is gone")
     assert (died.worker_id, died.attempts, died.reason) == ("0", (("step", 1),), "it is gone (pid 7 on h)")
-    crew.take_in(([], [telling(1, b"late\n", begun)], 0), notices)
+    crew.take_in(Taken([], [telling(1, b"late\n", begun)]), notices)
     assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"one\n"
     assert crew.close() == []
 
@@ -79,7 +90,7 @@ def test_what_a_killed_attempt_goes_on_with_is_left_out(crew, tmp_path):
     """Its runner has settled it: all that its worker tells of it after that is in no number and in no file, its `load` as well; what is another attempt's is kept."""
     task, phase, early, fan = "a" * 16, "b" * 16, "c" * 16, "d" * 16
     open_phase = OpenEntry(phase, task, "phase", "p", "step", 5)
-    crew.take_in(([facts()], [telling(0, line(early, "phase", phase), Begun(task, "step", 1, 5), [open_phase])], 0), [])
+    crew.take_in(Taken([facts()], [telling(0, line(early, "phase", phase), Begun(task, "step", 1, 5), [open_phase])]), [])
     crew.close_spans(("step", 1), task)
     own = {"node.id": "step", "exec.attempt": 1}
     other = {"node.id": "step", "exec.attempt": 2}
@@ -92,11 +103,11 @@ def test_what_a_killed_attempt_goes_on_with_is_left_out(crew, tmp_path):
         record("4" * 16, "load", "", **other),
         record("5" * 16, "task", "", **other),
     ]
-    crew.take_in(([], [telling(1, LineEncoder({}).encode(spans))], 0), [])
+    crew.take_in(Taken([], [telling(1, LineEncoder({}).encode(spans))]), [])
     # An item of its fan-out that still runs elsewhere: the item's task is open there.
     item = OpenEntry("e" * 16, fan, "task", "task item", "step", 6, 0, 1)
     more = [telling(2, line(fan, "fan_out", phase)), telling(3, line("f" * 16, "phase", "e" * 16), Begun("e" * 16, "step", 1, 6, item=True), [item])]
-    crew.take_in(([], more, 0), [])
+    crew.take_in(Taken([], more), [])
     assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == [early, "4" * 16, "5" * 16]
 
 
@@ -106,7 +117,7 @@ def test_what_a_killed_attempt_goes_on_with_is_left_out(crew, tmp_path):
 def test_clocks_that_disagree_are_warned_of_once_a_node(crew, skew_ns, error_ns, says):
     """By more than 10 ms, and by more than the estimate's own error."""
     notices = []
-    crew.take_in(([facts(skew_ns=skew_ns, error_ns=error_ns), facts(number=1, uid="v", skew_ns=skew_ns, error_ns=error_ns)], [], 0), notices)
+    crew.take_in(Taken([facts(skew_ns=skew_ns, error_ns=error_ns), facts(number=1, uid="v", skew_ns=skew_ns, error_ns=error_ns)], []), notices)
     warned = [notice for notice in notices if isinstance(notice, Warned)]
     assert [notice.code for notice in warned] == (["clock_skew"] if says else [])
     assert all(says in notice.message for notice in warned)
@@ -115,5 +126,5 @@ def test_clocks_that_disagree_are_warned_of_once_a_node(crew, skew_ns, error_ns,
 def test_a_node_that_does_not_see_the_folder_is_named(crew):
     """The prefix must lie where all nodes can write."""
     notices = []
-    crew.take_in(([facts(sees_folder=False)], [], 0), notices)
+    crew.take_in(Taken([facts(sees_folder=False)], []), notices)
     assert [notice.code for notice in notices if isinstance(notice, Warned)] == ["folder_not_seen"]
