@@ -120,11 +120,9 @@ def critical_path_section(record: AnyRecord, steps: Sequence[AnyStep], names: di
     hidden = len(chain) - len(shown)
     # Items of a fan-out run on several workers at once: a step that has some may well get faster with more of them.
     but = ", but for the fan-outs inside its steps" if any(step.items and step.items.count for step in chain) else ""
-    intro = [f"No number of workers can make it faster{but}."]
+    intro = f"No number of workers can make it faster{but}"
     if outside_ns is not None and wall_ns:
-        intro = [
-            f"{duration_text(outside_ns)} ({share_text(outside_ns / wall_ns)}) of the wall time lies outside it; no number of workers can make the rest faster{but}."
-        ]
+        intro += f"; {duration_text(outside_ns)} ({share_text(outside_ns / wall_ns)}) of the wall time lies outside it"
     on_path = set(path.steps)
     near = sorted((ns, names[node_id]) for node_id, ns in path.slack_ns.items() if node_id not in on_path and node_id in by_id and by_id[node_id].attempts)
     notes: tuple[str, ...] = ()
@@ -134,7 +132,7 @@ def critical_path_section(record: AnyRecord, steps: Sequence[AnyStep], names: di
     return Section(
         "critical_path",
         f"Critical path: {duration_text(path.duration_ns)} in {plural(len(chain), 'step')}",
-        intro=tuple(intro),
+        intro=(f"{intro}.",),
         facts=(
             Fact("duration", path.duration_ns, "duration"),
             Fact("outside", outside_ns, "duration"),

@@ -287,15 +287,14 @@ def test_no_phase_has_more_than_all():
 
 
 def test_workers_may_help_a_step_that_fans_out():
-    """That no number of workers can make the path faster is said of the rest alone where a step on it has items."""
-    but = "no number of workers can make the rest faster, but for the fan-outs inside its steps."
+    """That no number of workers can make the path faster is not said of the items of its steps."""
+    but = "No number of workers can make it faster, but for the fan-outs inside its steps;"
     assert but in as_text(summary(fanned_out()), Look(200))
     record = fanned_out()
     record.steps[0].items = None
     text = as_text(summary(record), Look(200))
-    assert "no number of workers can make the rest faster." in text
+    assert "No number of workers can make it faster; 500ms (33.3%) of the wall time lies outside it." in text
     assert "Critical path: 1.0s in 1 step\n" in text
-    assert "500ms (33.3%) of the wall time lies outside it" in text
     assert "path of 1.0s in 1 step; 33.3% of the wall time lies outside it" in " ".join(short_summary(record, Look(200)).split())
 
 
