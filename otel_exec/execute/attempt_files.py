@@ -5,6 +5,7 @@ What comes in: the instants and the outcome, when they are known. What goes out:
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from otel_exec import semconv
@@ -30,7 +31,7 @@ class AttemptFiles:
         warnings: what could not be written and is not worth an outcome is said here.
     """
 
-    __slots__ = ("_envelope", "_recorder", "_rerun", "_settings", "_warnings", "succeeded_meanwhile")
+    __slots__ = ("_envelope", "_locked_s", "_recorder", "_rerun", "_settings", "_warnings", "succeeded_meanwhile")
 
     def __init__(self, context: WorkerContext, envelope: TaskEnvelope, warnings: list[tuple[str, str]]) -> None:
         self._settings = context.settings
@@ -38,6 +39,7 @@ class AttemptFiles:
         self._envelope = envelope
         self._warnings = warnings
         self._rerun = envelope.force
+        self._locked_s = envelope.first_created_ns / 1e9
         self.succeeded_meanwhile = False
 
     def take_lock(self) -> str:
@@ -52,6 +54,7 @@ class AttemptFiles:
         state = reserve.with_room(settings.run_folder, lambda: locks.acquire(envelope.output_path, settings.lock_holder))
         if not state.taken:
             return state.holder or locks.UNKNOWN
+        self._locked_s = time.time()
         if state.taken_over_from:
             self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {holder_text(state.taken_over_from)} was taken over"))
         if not envelope.force:
@@ -78,6 +81,19 @@ class AttemptFiles:
         """Whether an earlier attempt of this run, of which nobody knows how far it came, said RUNNING."""
         exec_id = self._recorder.exec_id
         return any(event.status == StatusWord.RUNNING and event.exec_id == exec_id for event in step_files.read_events(self._envelope.output_path))
+
+    def lease_lost(self) -> str:
+        """Return in words where the step's lock went, "" where it is still this run's.
+
+        The driver renews it, and ends an attempt that lost it; a driver that was stopped for longer than a lease can do neither. Within one lease nobody takes it over.
+        """
+        path = self._envelope.output_path
+        if time.time() - self._locked_s <= locks.STALE_S:
+            return ""
+        try:
+            return "" if locks.heartbeat(path, self._settings.lock_holder) else locks.lost_to(path)
+        except RecordError:  # it may be ours still
+            return ""
 
     def end(self, outcome: str, error: ErrorInfo | None, at_ns: int, started_ns: int, completed_ns: int) -> None:
         """Append the last event; raises `RecordError` or `OSError`."""

@@ -1,7 +1,7 @@
 """The inline executor: attempts run one after the other in the thread that polls. For debugging, tests and the smallest experiments.
 
 What comes in: envelopes. What goes out: notices. It can't be interrupted but by a signal handler of its own thread, and can't kill: a timeout is judged when the function returns.
-There is no thread beside the one that runs the attempt, so what ended before a long quiet stretch of it is exported with the next phase, or at the attempt's end.
+No thread beside the one that runs the attempt hands on its spans, so what ended before a long quiet stretch of it is exported with the next phase, or at the attempt's end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from otel_exec.execute.base import Claimed, Output, Reported, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.in_process import InProcess, direct_call
 from otel_exec.execute.interrupts import InlineGuard
+from otel_exec.execute.lease import LeaseKeeper
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.worker import run_attempt
 
@@ -55,6 +56,7 @@ class InlineExecutor:
     def start(self, settings: RunSettings, clock: Clock) -> None:
         """Be ready at once."""
         self._parts = InProcess(settings, clock)
+        self._lease = LeaseKeeper(settings.lock_holder)
         self._context = self._parts.context(_WORKER_ID, guard=self._guard, meter=ProcessMeter(peak=False), claimed=self._claimed, late_timeouts=True)
         if settings.show_output:
             self._context.capture.show = self._show  # type: ignore[attr-defined]  # a StreamCapture
@@ -79,6 +81,7 @@ class InlineExecutor:
             assert self._parts is not None
             self._parts.streams.start()
             report = run_attempt(self._context, envelope, direct=call)
+            self._lease.keep("")
             self._poller = 0
             if report is not None:
                 self._notices.append(Reported(report))
@@ -122,6 +125,7 @@ class InlineExecutor:
         if self._parts is None:
             return ()
         now = self._parts.clock.now_ns()
+        self._lease.close()
         self._parts.close()
         self._parts = None
         notices, self._notices = [*self._notices, WorkerStopped(_WORKER_ID, now)], []
@@ -129,6 +133,7 @@ class InlineExecutor:
 
     def _claimed(self, envelope: TaskEnvelope, sequence: int, at_ns: int) -> None:
         del sequence
+        self._lease.keep(envelope.output_path)
         self._notices.append(Claimed(envelope.node_id, envelope.attempt, _WORKER_ID, at_ns))
 
     def _show(self, text: str) -> None:

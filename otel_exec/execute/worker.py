@@ -326,6 +326,8 @@ class _Attempt:
         if caught.error is not None:
             self.warnings.append(("log_not_written", f"{envelope.node_id}: {caught.error}"))
         final = self.error is None or envelope.last_attempt or self.outcome == Outcome.CANCELLATION
+        if lost := self.files.lease_lost():  # the folder is another run's
+            self.outcome, self.error, final = Outcome.ERROR.value, ErrorInfo(semconv.ERROR_LEASE_LOST, self._and_error(lost)), False
         if final:
             final = self._say_how_it_ended() or envelope.last_attempt
         settled_ns = self.now()
@@ -374,6 +376,11 @@ class _Attempt:
         if error is None or self.outcome not in {Outcome.FAILURE, Outcome.TIMEOUT}:
             return b""
         return (error.traceback or f"{error.type}: {error.message}\n").encode("utf-8", "backslashreplace")
+
+    def _and_error(self, lost: str) -> str:
+        """Return why the lease counts, and with what the attempt had ended before that was known."""
+        error = self.error
+        return lost if error is None else f"{lost} (it had ended in {error.type}: {error.message})"
 
     def _say_how_it_ended(self) -> bool:
         """Append the last event; returns whether it stands. Where it can't be written, a success becomes an `error`."""

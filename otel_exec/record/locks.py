@@ -28,12 +28,26 @@ import msgspec
 from otel_exec.errors import RecordError
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
-from otel_exec.record.process_id import driver_id, holder_dead, of_this_host
+from otel_exec.record.process_id import driver_id, holder_dead, holder_text, of_this_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HEARTBEAT_S", "LOCK", "STALE_S", "UNKNOWN", "LockState", "acquire", "driver_id", "heartbeat", "holder_dead", "of_this_host", "peek", "release"]
+__all__ = [
+    "HEARTBEAT_S",
+    "LOCK",
+    "STALE_S",
+    "UNKNOWN",
+    "LockState",
+    "acquire",
+    "driver_id",
+    "heartbeat",
+    "holder_dead",
+    "lost_to",
+    "of_this_host",
+    "peek",
+    "release",
+]
 
 LOCK = "/.executor_status.lock"
 HEARTBEAT_S = 30.0
@@ -167,6 +181,16 @@ def peek(output_path: str) -> str:
     if lease is None or lease.over(time.time()):
         return ""
     return lease.holder or UNKNOWN
+
+
+def lost_to(output_path: str) -> str:
+    """Return in words where a lock went that is no longer ours."""
+    try:
+        holder = peek(output_path)
+    except RecordError:
+        holder = ""
+    how = f"was taken over by {holder_text(holder)}" if holder else "is gone: it was removed, or another run took it over and has let it go"
+    return f"its lock {how}; the lease was lost"
 
 
 def _encode(worker_id: str) -> bytes:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Attempts", "Kept", "Running", "error_data"]
 
 _NS = 1_000_000_000
+# How long the report of an attempt may take whose worker has said how it ended.
+_REPORT_NS = 5 * _NS
 
 
 _WHY_CANCELLED = {
@@ -57,7 +59,7 @@ def error_data(error: ErrorInfo | None, log: str | None = None) -> dict[str, str
 
 @dataclass(slots=True)
 class Running:
-    """An attempt that was handed over. `worker_id` is "" and `claimed_ns` `None` until a worker took it."""
+    """An attempt that was handed over. `worker_id` is "" and `claimed_ns` `None` until a worker took it. `late`: its time is up, and it had ended before."""
 
     step: Step
     attempt: int
@@ -67,6 +69,7 @@ class Running:
     worker_id: str = ""
     claimed_ns: int | None = None
     interrupted: bool = False
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -241,12 +244,13 @@ class Attempts:
         if report.dropped:
             self.aggregator.warn("spans_dropped", f"{step.name}: spans of the code's own past the limit of spans a task were left out", report.dropped)
         # The worker wrote the last event and let the lock go, unless another attempt may follow.
-        kept.locked = not (report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)
+        lock_lost = report.error is not None and report.error.type == ERROR_LEASE_LOST
+        kept.locked = not (lock_lost or report.outcome in {Outcome.SUCCESS, Outcome.CANCELLATION} or running.last_attempt)
         kept.last_words = report.log_tail
         error = report.error
         if running.interrupted and report.outcome == Outcome.CANCELLATION:
             error = ErrorInfo(ERROR_CANCELLED, self._why_cancelled(), where=error.where if error is not None else None)
-        ended = self._ended(running, report.outcome, error, report.settled_ns, log=report.log_path)
+        ended = self._ended(running, report.outcome, error, report.settled_ns, lock_lost=lock_lost, log=report.log_path)
         return (*claimed, ended)
 
     def _refused(self, step: Step, kept: Kept, report: TaskReport) -> None:
@@ -305,6 +309,10 @@ class Attempts:
         running = self.running.get((step.node_id, attempt))
         if running is None:
             return ()
+        if not running.late and self._said(step):  # it ended in time, and its report is on its way
+            running.late = True
+            self.set_timer(self.clock.now_ns() + _REPORT_NS, index, attempt)
+            return ()
         return self._end(running, Outcome.TIMEOUT, ERROR_TIMEOUT, f"took longer than its timeout of {step.timeout_s:g} s")
 
     def heartbeat(self) -> Sequence[Event]:
@@ -314,9 +322,15 @@ class Attempts:
             step = self.plan.steps[index]
             if kept.locked and not self.status.renew(step, kept.locked_ns):
                 kept.locked = False
+                if self._said(step):  # its worker let the lock go: the report is on its way
+                    continue
                 for running in [each for each in self.running.values() if each.step is step]:
-                    events += self._end(running, Outcome.ERROR, ERROR_LEASE_LOST, "its lock was taken over by another run: the lease was lost")
+                    events += self._end(running, Outcome.ERROR, ERROR_LEASE_LOST, self.status.lost_to(step))
         return events
+
+    def _said(self, step: Step) -> bool:
+        """Whether a worker of this run has said how the step ended."""
+        return self.status.last_word(step, self.spans.step_span_ids[step.index]) is not None
 
     def recall(self) -> Sequence[Event]:
         """Take back what no worker claimed."""

@@ -80,15 +80,19 @@ class StatusWriter:
             self._aggregator.warn("info_not_written", str(error))
 
     def last_word(self, step: Step, span_id: str) -> StatusEvent | None:
-        """Return the event by which a worker of this run said how the step ended, `None` where none did."""
+        """Return the event by which a worker of this run said how the step ended, `None` where none did. Another run may have gone on since."""
         if step.output_path is None:
             return None
         try:
-            last = standing(read_events(step.output_path))
+            events = read_events(step.output_path)
         except RecordError:
             return None
-        ours = last is not None and (last.exec_id, last.span_id) == (self._settings.exec_id, span_id) and last.status in OUTCOME_OF_STATUS
-        return last if ours else None
+        last = standing([event for event in events if (event.exec_id, event.span_id) == (self._settings.exec_id, span_id)])
+        return last if last is not None and last.status in OUTCOME_OF_STATUS else None
+
+    def lost_to(self, step: Step) -> str:
+        """Return in words where the lock went that is no longer ours."""
+        return locks.lost_to(step.output_path or "")
 
     def renew(self, step: Step, locked_ns: int) -> bool:
         """Renew the step's lock; `False` when it is no longer ours.

@@ -165,8 +165,8 @@ def _check_step(record: RunRecord, step: StepRecord, trace: Trace) -> None:
         for task in tasks:
             assert (task.start_ns - origin, task.end_ns - origin, task.span_id) == (attempt.start_ns, attempt.end_ns, attempt.span_id)
             assert task.name == f"task {step.fn_name}"
-            # What failed after the function is the verification's; what it came to stands, whoever died after that.
-            died = attempt.error is not None and attempt.error.type == "worker_died"
+            # What failed after the function is the verification's; what it came to stands, whoever died or lost the lease after that.
+            died = attempt.error is not None and attempt.error.type in {"worker_died", "lease_lost"}
             assert died or task.attributes["exec.outcome"] in {attempt.outcome, "success"}
             assert [(link.span_id, link.edge) for link in task.links] == ([(previous, "retry")] if previous else [])
             previous = task.span_id
@@ -221,6 +221,8 @@ def _check_files(record: RunRecord) -> None:
     _no_negative(json.loads(written))
     for step in record.steps:
         if step.output_path is None or step.cached or not any(attempt.start_ns is not None for attempt in step.attempts):
+            continue
+        if step.attempts[-1].error is not None and step.attempts[-1].error.type == "lease_lost":  # the folder is another run's
             continue
         events = read_events(step.output_path)
         mine = [event for event in events if event.exec_id == record.exec_id]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.scheduling import plan_of
 
 from otel_exec.errors import RecordError
 from otel_exec.execute.base import RunSettings
+from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.record import locks
+from otel_exec.record.step_files import StatusEvent
 from otel_exec.schedule import status_writer
 from otel_exec.schedule.attempts import Attempts, Kept
 from otel_exec.schedule.driver_spans import DriverSpans
@@ -83,30 +87,57 @@ def test_a_heartbeat_that_succeeds_begins_the_time_anew(lease):
     assert not renew()
 
 
-def test_a_lock_lost_between_attempts_is_asked_for_again():
-    """An attempt never runs on a lock that was lost while its step backed off: its worker has to take it anew."""
-    plan = plan_of({"a": ""}, retries={"a": 1})
-    handed = []
+class Executor:
+    """Keeps what it was handed, and whom it was told to end."""
 
-    class Executor:
-        def submit(self, envelope, packed):
-            handed.append(envelope)
+    can_kill = True
+    kind = "processes"
 
-    class Lost:
-        def renew(self, step, locked_ns):
-            return False
+    def __init__(self):
+        self.handed, self.killed = [], []
 
+    def submit(self, envelope, packed):
+        self.handed.append(envelope)
+
+    def open_spans(self, node_id, attempt):
+        return ()
+
+    def log_tail(self, node_id, attempt):
+        return ""
+
+    def kill(self, node_id, attempt):
+        self.killed.append((node_id, attempt))
+
+
+class Lost:
+    """Every lock is lost. `said`: the last words of workers."""
+
+    def __init__(self, said=None):
+        self.said = said
+
+    def renew(self, step, locked_ns):
+        return False
+
+    def last_word(self, step, span_id):
+        return self.said
+
+    def lost_to(self, step):
+        return "its lock was taken over by them"
+
+
+def attempts_of(plan, status, timers=None):
+    """Attempts at the steps of a plan, the first of which is open."""
     recorder, _ = memory_recorder()
     spans = DriverSpans(recorder, plan, root_span_id="ab" * 8, parent_span_id="", start_ns=0)
     spans.open_step(0, 0)
     nothing = lambda *_: None
-    attempts = Attempts(
+    return Attempts(
         plan=plan,
         decisions=[type("Decision", (), {"forced": False})()],
         executor=Executor(),
         spans=spans,
         aggregator=Warned(),
-        status=Lost(),
+        status=status,
         clock=SteppingClock(),
         listener=None,
         spool_folder="",
@@ -115,12 +146,44 @@ def test_a_lock_lost_between_attempts_is_asked_for_again():
         look_up=nothing,
         write=nothing,
         flush=nothing,
-        set_timer=nothing,
+        set_timer=nothing if timers is None else lambda *timer: timers.append(timer),
     )
+
+
+def test_a_lock_lost_between_attempts_is_asked_for_again():
+    """An attempt never runs on a lock that was lost while its step backed off: its worker has to take it anew."""
+    attempts = attempts_of(plan_of({"a": ""}, retries={"a": 1}), Lost())
     attempts.kept[0] = Kept(locked=True)
     attempts.submit(Submit(0, 1, 0, False, False))
     attempts.running.clear()
-    assert handed[-1].locked
+    assert attempts.executor.handed[-1].locked
     assert attempts.heartbeat() == []
     attempts.submit(Submit(0, 2, 5, True, True))
-    assert not handed[-1].locked
+    assert not attempts.executor.handed[-1].locked
+
+
+def test_a_lock_that_its_worker_let_go_is_not_lost():
+    """A step whose worker has said how it ended, and whose report is on its way, is not ended for the lock that it gave back; nor for its timeout, at first."""
+    plan, timers = plan_of({"a": ""}), []
+    plan = replace(plan, steps=[replace(plan.steps[0], timeout_s=1.0)])
+    attempts = attempts_of(plan, Lost(said=StatusEvent(date="", status="SUCCESS", task_id="a")), timers)
+    attempts.kept[0] = Kept(locked=True)
+    attempts.submit(Submit(0, 1, 0, True, False))
+    assert attempts.heartbeat() == []
+    assert attempts.time_out(0, 1) == ()
+    assert attempts.executor.killed == []
+    ((_, index, attempt),) = timers
+    (ended,) = attempts.time_out(index, attempt)  # it never came
+    assert ended.outcome == "timeout"
+    assert attempts.executor.killed == [("a-000000", 1)]
+
+
+def test_an_attempt_whose_lock_was_taken_over_is_ended():
+    """The error says who has the lock now."""
+    attempts = attempts_of(plan_of({"a": ""}), Lost())
+    attempts.kept[0] = Kept(locked=True)
+    attempts.submit(Submit(0, 1, 0, True, False))
+    (ended,) = attempts.heartbeat()
+    assert ended.outcome == "error"
+    assert attempts.kept[0].error == ErrorInfo("lease_lost", "its lock was taken over by them")
+    assert attempts.executor.killed == [("a-000000", 1)]
