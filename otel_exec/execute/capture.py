@@ -164,12 +164,15 @@ class ScratchCapture:
         """The task ended: put the streams back as they were, finish its log."""
         self._restore()
         with self._lock:
-            self._running = False
-            if self._log is None and not last and os.fstat(self._fd).st_size == self._at:
+            if not self._running:
                 return Captured()
+            self._running = False
             try:
+                if self._log is None and not last and os.fstat(self._fd).st_size == self._at:
+                    return Captured()
                 self._consume()
             except OSError as error:
+                self._log = None
                 return Captured(error=error)
             log, self._log = self._log, None
             if log is None and last:
@@ -234,17 +237,21 @@ class ScratchCapture:
             self._at = 0
             self.cut = True
 
+    def _stands_at(self, fd: int) -> bool:
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            return False
+        return (found.st_ino, found.st_dev) == self._identity
+
     def _restore(self) -> None:
         """Undo what a task may have done to the standard streams: closed or redirected descriptors, replaced objects."""
         for fd, stream in ((1, self._stdout), (2, self._stderr)):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            try:
-                found = os.fstat(fd)
-                if (found.st_ino, found.st_dev) != self._identity:
+            with contextlib.suppress(OSError):  # a task that closed the scratch file's own descriptor prints nowhere any more
+                if not self._stands_at(fd):
                     os.dup2(self._fd, fd)
-            except OSError:
-                os.dup2(self._fd, fd)
         if sys.stdout is not self._stdout:
             if not self._stdout.closed:
                 with contextlib.suppress(Exception):

@@ -1,24 +1,26 @@
 """An exception as data: what a report says of it, whatever it is and however badly it behaves.
 
 What comes in: an exception of the user's code. What goes out: an `ErrorInfo`. Never raises: exceptions whose `str` fails, that can't be pickled,
-or whose message is a gigabyte are all described somehow.
+or whose message is a gigabyte are all described somehow. Nothing is imported for it: the step may have used up the process's descriptors, or emptied `sys.path`.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import sysconfig
+import signal
 import traceback
-from functools import cache
 
 from otel_exec.errors import qualified_name
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.secrets import hide_known
 
-__all__ = ["describe", "of_exit"]
+__all__ = ["describe", "of_exit", "refusal"]
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+# Where code lies that nobody who runs experiments has written: the standard library, the interpreter's own, what was installed.
+_LIBRARIES = (os.path.dirname(os.path.abspath(os.__file__)) + os.sep, "<frozen")
+_INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 _MESSAGE_CHARS = 8_000
 _TRACEBACK_CHARS = 64_000
@@ -32,20 +34,19 @@ def _cut(text: str, limit: int) -> str:
     return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
 
 
-def _message(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code!r:.200})"
+def _name(error: BaseException) -> str:
     try:
-        text = str(error)
+        return qualified_name(type(error))
+    except BaseException:  # a metaclass of the user's
+        return "Exception"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = f"called sys.exit({error.code!r:.200})" if isinstance(error, SystemExit) else str(error)
     except BaseException as broken:
         text = f"<the exception's own str() raised {type(broken).__qualname__}>"
     return _cut(text, _MESSAGE_CHARS).encode("utf-8", "backslashreplace").decode()
-
-
-@cache
-def _library_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return (*{paths[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in paths}, "<frozen")
 
 
 def _is_ours(filename: str) -> bool:
@@ -69,21 +70,24 @@ def _traceback(error: BaseException) -> str:
         _drop_ours(described, set())
         text = "".join(described.format())
     except BaseException:  # a broken __str__ or __repr__, or no stack left to format with
-        text = f"{qualified_name(type(error))}: {_message(error)}\n"
+        text = f"{_name(error)}: {_message(error)}\n"
     return _cut(text, _TRACEBACK_CHARS).encode("utf-8", "backslashreplace").decode()
 
 
 def _where(error: BaseException) -> str | None:
     """Return `file:line` of the innermost frame that is the user's: not ours, and if there is one, not a library's."""
     found = fallback = None
-    trace = error.__traceback__
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        if not _is_ours(filename):
-            fallback = f"{filename}:{trace.tb_lineno}"
-            if not filename.startswith(_library_folders()):
-                found = fallback
-        trace = trace.tb_next
+    try:
+        trace = error.__traceback__
+        while trace is not None:
+            filename = trace.tb_frame.f_code.co_filename
+            if not _is_ours(filename):
+                fallback = f"{filename}:{trace.tb_lineno}"
+                if not filename.startswith(_LIBRARIES) and not any(folder in filename for folder in _INSTALLED):
+                    found = fallback
+            trace = trace.tb_next
+    except BaseException:  # no memory or no stack left to look with
+        return fallback
     return found or fallback
 
 
@@ -109,7 +113,7 @@ def describe(error: BaseException, *, type_: str | None = None, message: str | N
         message: in place of its own.
     """
     return ErrorInfo(
-        type=type_ or qualified_name(type(error)),
+        type=type_ or _name(error),
         message=message if message is not None else hide_known(_message(error)),
         where=_where(error),
         traceback=hide_known(_traceback(error)),
@@ -117,10 +121,18 @@ def describe(error: BaseException, *, type_: str | None = None, message: str | N
     )
 
 
+def refusal(error: BaseException, type_: str) -> ErrorInfo:
+    """Return an error of our own lines as data: its sentence alone, since a traceback of our files tells the user nothing.
+
+    Args:
+        error: what a file, or the system, refused us.
+        type_: the `error.type`.
+    """
+    return ErrorInfo(type=type_, message=hide_known(_message(error)), pickled=_pickled(error))
+
+
 def of_exit(returncode: int | None) -> str:
     """Return one sentence on how a process ended, from its `Popen.returncode`."""
-    import signal
-
     if returncode is None:
         return "the worker ended in an unknown way"
     if returncode >= 0:

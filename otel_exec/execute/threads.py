@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_exec import semconv
+from otel_exec.errors import qualified_name
 from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.capture import StreamCapture
 from otel_exec.execute.door import LocalHands
@@ -272,6 +273,7 @@ class ThreadsExecutor:
         worker.guard.begin(worker.sequence)
         context.capture.begin(None, 1)
         settled = None
+        why = (semconv.ERROR_CANCELLED, "interrupted")
         try:
             with use_capture(fan_out.door.context.capture):
                 try:
@@ -279,8 +281,10 @@ class ThreadsExecutor:
                     settled = run_item(context, envelope, fan_out.fn, fan_out.items[envelope.index], measure=True)
                 finally:
                     worker.guard.disarm()
-        except KeyboardInterrupt:  # it came between our own lines
+        except BaseException as error:  # of our own lines: an interrupt that came between them, or a process that has no descriptor or memory left
             worker.guard.disarm()
+            if not isinstance(error, KeyboardInterrupt):
+                why = (qualified_name(type(error)), str(error))
         worker.guard.end()
         with self._work:
             worker.item = None
@@ -289,7 +293,7 @@ class ThreadsExecutor:
             return
         if settled is None:
             now = context.clock.now_ns()
-            fan_out.lose(envelope.index, worker.worker_id, semconv.ERROR_CANCELLED, "interrupted", worker.item_ns, now, final=True)
+            fan_out.lose(envelope.index, worker.worker_id, *why, worker.item_ns, now, final=True)
         else:
             fan_out.settle(*settled)
 

@@ -20,7 +20,8 @@ from otel_exec.execute.attempt_files import AttemptFiles
 from otel_exec.execute.capture import use_capture
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.envelope import ErrorInfo, TaskReport
-from otel_exec.execute.failure import describe
+from otel_exec.execute.failure import describe, refusal
+from otel_exec.execute.giving_up import give_up
 from otel_exec.execute.packing import unpack
 from otel_exec.secrets import hide_known
 from otel_exec.semconv import Kind, Outcome
@@ -29,12 +30,13 @@ from otel_exec.spans.phases import TaskScope, enter_scope
 from otel_exec.spans.span_record import SpanLink, SpanRecord
 
 if TYPE_CHECKING:
+    from otel_exec.execute.capture import Captured
     from otel_exec.execute.context import Call, WorkerContext
     from otel_exec.execute.door import Door
     from otel_exec.execute.envelope import TaskEnvelope
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["run_attempt"]
+__all__ = ["Attempt", "run_attempt"]
 
 # Plain strings: enum members cost a microsecond where they are turned into text.
 _LOAD, _TASK, _VERIFY, _STORE = Kind.LOAD.value, Kind.TASK.value, Kind.VERIFY.value, Kind.STORE.value
@@ -54,11 +56,15 @@ def run_attempt(context: WorkerContext, envelope: TaskEnvelope, *, call: bytes =
     Returns:
         The report; `None` when the attempt was abandoned meanwhile: then nothing of it is written but its lock's release.
     """
-    return _Attempt(context, envelope, call, direct, sequence).run()
+    attempt = Attempt(context, envelope, call, direct, sequence)
+    try:
+        return attempt.run()
+    except BaseException as error:  # of our own lines, in a process that the user's code has left without descriptors, memory or stack
+        return give_up(attempt, error)
 
 
-class _Attempt:
-    """The state of one attempt while it runs."""
+class Attempt:
+    """The state of one attempt while it runs. `said`: its last event stands in the status file."""
 
     def __init__(self, context: WorkerContext, envelope: TaskEnvelope, call: bytes, direct: Call | None, sequence: int) -> None:
         self.context = context
@@ -68,6 +74,7 @@ class _Attempt:
         self.sequence = sequence
         self.now = context.clock.now_ns
         self.outcome: str = _SUCCESS
+        self.said = False
         self.error: ErrorInfo | None = None
         self.spans: list[SpanRecord] = []
         self.warnings: list[tuple[str, str]] = []
@@ -89,12 +96,13 @@ class _Attempt:
             self.attributes[semconv.EXEC_LEVEL] = envelope.level
 
     def run(self) -> TaskReport | None:
+        """Carry it through."""
         context, envelope = self.context, self.envelope
         try:
             refused = self._take_lock()
         except (RecordError, OSError) as error:
             refused = None
-            self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+            self._refuse(error)
         if refused is not None:
             return refused
         self.claimed_ns = self.now()
@@ -110,7 +118,7 @@ class _Attempt:
             if not context.guard.abandoned and self.error is None and self.call is not None and self.call[3] is not None:
                 self._verify()
             if context.guard.abandoned:
-                self._leave()
+                self.leave()
                 return None
         context.guard.end()
         return self._store()
@@ -149,7 +157,7 @@ class _Attempt:
         try:
             self.files.begin()
         except (RecordError, OSError) as error:
-            self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+            self._refuse(error)
 
     def _load(self) -> None:
         """Unpickle the call and import what it needs."""
@@ -329,7 +337,7 @@ class _Attempt:
         if lost := self.files.lease_lost():  # the folder is another run's
             self.outcome, self.error, final = Outcome.ERROR.value, ErrorInfo(semconv.ERROR_LEASE_LOST, self._and_error(lost)), False
         if final:
-            final = self._say_how_it_ended() or envelope.last_attempt
+            final = self.say_how_it_ended() or envelope.last_attempt
         settled_ns = self.now()
         begun_ns = self.verified_ns or self.completed_ns
         self.spans.append(context.recorder.make(_STORE, "store", begun_ns, settled_ns, parent=envelope.parent_span_id, attributes=self.attributes))
@@ -337,6 +345,11 @@ class _Attempt:
             self.files.write_info(self.started_ns, self.completed_ns, settled_ns)
             self.files.release()
         self._write_spans()
+        return self.report(settled_ns, caught)
+
+    def report(self, settled_ns: int, caught: Captured) -> TaskReport:
+        """Return what the attempt came to."""
+        envelope, context = self.envelope, self.context
         fold, door, scope = self.fold, self.door, self.scope
         sums = TaskSums()
         foreign_ids: dict[str, dict[str, dict[str, int]]] = {}
@@ -382,16 +395,17 @@ class _Attempt:
         error = self.error
         return lost if error is None else f"{lost} (it had ended in {error.type}: {error.message})"
 
-    def _say_how_it_ended(self) -> bool:
+    def say_how_it_ended(self) -> bool:
         """Append the last event; returns whether it stands. Where it can't be written, a success becomes an `error`."""
         try:
             self.files.end(self.outcome, self.error, self.now(), self.started_ns, self.completed_ns)
         except (RecordError, OSError) as error:
             if self.error is None:
-                self._fail(error, Outcome.ERROR, type_=semconv.ERROR_DISK)
+                self._refuse(error)
             else:
                 self.warnings.append(("status_not_written", str(error)))
             return False
+        self.said = True
         return True
 
     def _write_spans(self) -> None:
@@ -402,7 +416,7 @@ class _Attempt:
 
     _written = 0
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """The attempt was abandoned and has ended after all: whoever abandoned it has settled it."""
         self.context.guard.end()
         self.context.after()
@@ -420,6 +434,9 @@ class _Attempt:
             self._fail(error, Outcome.CANCELLATION, type_=semconv.ERROR_CANCELLED, message=message)
         else:
             self._fail(error, Outcome.FAILURE)
+
+    def _refuse(self, error: BaseException) -> None:
+        self.outcome, self.error = Outcome.ERROR.value, refusal(error, semconv.ERROR_DISK)
 
     def _fail(self, error: BaseException, outcome: Outcome, *, type_: str | None = None, message: str | None = None) -> None:
         self.outcome = outcome.value
