@@ -28,6 +28,7 @@ from otel_exec.execute.ray_crew import Crew
 from otel_exec.execute.ray_failure import lost_to
 from otel_exec.execute.ray_line import HomeLine
 from otel_exec.execute.ray_options import options_of, wanted_of
+from otel_exec.execute.ray_sweep import Sweeper
 from otel_exec.execute.ray_waiting import Unplaced
 from otel_exec.execute.ray_wire import StepDone, StepSent, encode
 from otel_exec.execute.ray_worker import run_step_task
@@ -52,6 +53,8 @@ _RECALL_QUIET_S = 0.25
 _OBEY_S = 1.0
 # How long a result waits for the tellings that went before it.
 _PATIENCE_S = 5.0
+# How long a run's end waits for what was started by workers that had to be ended to be gone.
+_SWEEP_S = 2.0
 # How long the home actor may take to hand on what it was told last.
 _HEAR_S = 2.0
 
@@ -69,6 +72,10 @@ class _Sent:
     silent: bool = False  # the runner has settled it
     command: str = ""  # what it was told last
     force_s: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.envelope.node_id, self.envelope.attempt
 
 
 @dataclass(slots=True)
@@ -109,6 +116,7 @@ class RayExecutor:
         self._queue: deque[tuple[TaskEnvelope, object]] = deque()
         self._out: dict[tuple[str, int], _Sent] = {}
         self._held: list[_Held] = []
+        self._sweeper = Sweeper()
         self._tasks: dict[str, Any] = {}
         self._started = False
         self._stopped = False
@@ -188,7 +196,7 @@ class RayExecutor:
         self._queue.clear()
         waiting = [key for key in self._out if self._crew.who(key) is None]
         for key in waiting:
-            self._cancel(self._out[key])
+            self._take_back(self._out[key])
         # What waits comes back at once; what has begun meanwhile does not, and goes on.
         deadline = time.monotonic() + _RECALL_S
         quiet_s = time.monotonic() + _RECALL_QUIET_S
@@ -212,14 +220,19 @@ class RayExecutor:
         self._queue = deque(pair for pair in self._queue if (pair[0].node_id, pair[0].attempt) != (node_id, attempt))
         sent = self._out.get((node_id, attempt))
         if sent is not None:
-            sent.silent = True
-            sent.force_s = time.monotonic() + _OBEY_S
             self._crew.close_spans((node_id, attempt), sent.envelope.span_id)
-            self._cancel(sent)
-            self._order(sent, "kill")
+            self._end(sent)
         self._notices = [
             notice for notice in self._notices if not (isinstance(notice, Reported) and (notice.report.node_id, notice.report.attempt) == (node_id, attempt))
         ]
+
+    def _end(self, sent: _Sent) -> None:
+        """End an attempt: by its own process, where one is known to run it, which takes along what it has started; else by Ray."""
+        sent.silent = True
+        sent.force_s = time.monotonic() + _OBEY_S
+        self._order(sent, "kill")
+        if self._crew.who(sent.key) is None:
+            self._end_by_force(sent)
 
     def _order(self, sent: _Sent, how: str) -> None:
         sent.command = how
@@ -245,17 +258,15 @@ class RayExecutor:
             if self._lost:  # nobody is there who could be told
                 self._out.clear()
             for sent in self._out.values():
-                sent.silent = True
-                self._cancel(sent)
                 with contextlib.suppress(Exception):
-                    self._order(sent, "kill")
+                    self._end(sent)
             deadline = time.monotonic() + max(grace_s, 0.5)
             while self._out and time.monotonic() < deadline:
                 self._turn(0.05)
             for sent in self._out.values():
-                with contextlib.suppress(Exception):
-                    ray.cancel(sent.ref, force=True)
+                self._end_by_force(sent)
             if not self._lost:
+                self._sweeper.wait(_SWEEP_S)
                 with contextlib.suppress(Exception):
                     self._hear_out()
                 self._home.close()
@@ -309,8 +320,7 @@ class RayExecutor:
         for sent in self._out.values():
             if sent.force_s and now >= sent.force_s:
                 sent.force_s = now + 5 * _OBEY_S
-                with contextlib.suppress(Exception):
-                    ray.cancel(sent.ref, force=True)
+                self._end_by_force(sent)
         if not self._stopped:
             self._lost = self._head.gone()
             if self._lost:
@@ -325,7 +335,7 @@ class RayExecutor:
 
     def _came_back(self, sent: _Sent, future: Future[bytes]) -> None:
         """A Ray task has ended, one way or the other."""
-        key = (sent.envelope.node_id, sent.envelope.attempt)
+        key = sent.key
         error = future.exception()
         if error is None:
             done = _done_decoder.decode(future.result())
@@ -374,7 +384,7 @@ class RayExecutor:
 
     def _died(self, sent: _Sent, error: BaseException | None) -> None:
         """An attempt has ended without a word."""
-        key = (sent.envelope.node_id, sent.envelope.attempt)
+        key = sent.key
         self._out.pop(key, None)
         if sent.silent:
             self._buried(key)
@@ -391,13 +401,14 @@ class RayExecutor:
             self._notices.append(AttemptLost(*key, now_ns, error_type, reason, loss.blameless))
             return
         self._notices.append(self._crew.died(key, sent.envelope.span_id, now_ns, error_type, reason))
-        self._sweep(worker.pid, worker.node)
+        self._sweeper.sweep(worker.pid, worker.node)
 
     def _buried(self, key: tuple[str, int]) -> None:
         """An attempt that was killed has ended: so has its worker."""
-        worker_id = self._crew.buried(key)
-        if worker_id is not None:
-            self._notices.append(WorkerStopped(worker_id, self._clock.now_ns()))
+        worker = self._crew.buried(key)
+        if worker is not None:
+            self._notices.append(WorkerStopped(str(worker.number), self._clock.now_ns()))
+            self._sweeper.sweep(worker.pid, worker.node)
 
     @staticmethod
     def _alive(node_id: str) -> bool:
@@ -406,20 +417,22 @@ class RayExecutor:
         except Exception:
             return True
 
-    def _sweep(self, pid: int, node_id: str) -> None:
-        """End what a worker that died had started: the process group that it led."""
-        from otel_exec.execute.ray_sweep import sweep_task
-
-        with contextlib.suppress(Exception):
-            there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-            ray.remote(sweep_task).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(pid)
-
     # --- Ray --------------------------------------------------------------------------------------------------------------------------------------
 
-    def _cancel(self, sent: _Sent) -> None:
+    @staticmethod
+    def _take_back(sent: _Sent) -> None:
         """Take an attempt back where Ray has not given it to a worker; what runs goes on, since SIGINT alone ends nothing there."""
         with contextlib.suppress(Exception):
             ray.cancel(sent.ref, recursive=False)
+
+    def _end_by_force(self, sent: _Sent) -> None:
+        """Have an attempt ended that does not do so by itself, be it that nobody knows who has it."""
+        with contextlib.suppress(Exception):
+            ray.cancel(sent.ref, force=True)
+        worker = self._crew.who(sent.key)
+        if worker is not None:
+            # Ray asks the worker itself, once: one that holds the GIL, or was asked to give the attempt back, is not ended by that (measured: Ray 2.60).
+            self._sweeper.sweep(worker.pid, worker.node, alive=True)
 
     def _task(self, options: Mapping[str, Any]) -> Any:
         key = repr(sorted(options.items(), key=lambda pair: pair[0]))

@@ -174,13 +174,13 @@ class Crew:
         self._leave(member)
         return WorkerDied(str(member.number), at_ns, (key,), f"{reason} (pid {member.pid} on {member.host})", error_type, opened, tail)
 
-    def buried(self, key: tuple[str, int]) -> str | None:
-        """The worker that ran an attempt was ended for it; returns its `worker_id`, `None` where nobody had begun."""
+    def buried(self, key: tuple[str, int]) -> Member | None:
+        """The worker that ran an attempt was ended for it; returns it, `None` where nobody had begun."""
         member = self._claims.pop(key, None)
         if member is None or member.gone:
             return None
         self._leave(member)
-        return str(member.number)
+        return member
 
     def close(self) -> list[str]:
         """Close the files; returns the ids of the workers that were there to the end."""

@@ -7,6 +7,8 @@ meanwhile, so that a full cluster can't deadlock. Finished spans of items come b
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +17,7 @@ import ray
 from otel_exec import semconv
 from otel_exec.execute.process_fan_out import unpacked
 from otel_exec.execute.ray_failure import lost_to
+from otel_exec.execute.ray_sweep import Sweeper
 from otel_exec.execute.ray_wire import ItemDone, ItemSent, encode
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ PER_CPU = 4
 AT_LEAST = 16
 # How often the owner looks whether an item's time has run out.
 _LOOK_S = 0.1
+# How long an item's process may take to end itself before it is ended by force.
+_OBEY_S = 1.0
 # Tries beyond those that were asked for, after deaths that may not be the item's fault; as of steps (requirement C).
 _BLAMELESS_TRIES = 2
 
@@ -47,8 +52,8 @@ class RayHands:
         self._task = _item_task()
         self._flying: dict[Any, ItemEnvelope] = {}
         self._begun: dict[str, Running] = {}
-        self._overdue: set[str] = set()
-        self._stopping = False
+        self._overdue: dict[str, float] = {}  # span id -> when its worker is ended by force
+        self._sweeper = Sweeper()
 
     def opened(self, fan_out: FanOut) -> None:
         """Submit the first items."""
@@ -103,7 +108,6 @@ class RayHands:
 
     def cancel(self, fan_out: FanOut, *, interrupt: bool) -> None:
         """Take back what no worker has begun; `interrupt`: have the others interrupted."""
-        self._stopping = True
         for ref, envelope in self._flying.items():
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.cancel(ref)  # ends what waits; what runs goes on (see `ray_worker`: it is asked in another way)
@@ -114,11 +118,21 @@ class RayHands:
     def closed(self, fan_out: FanOut) -> None:
         """End what still runs: the owner does not wait for it."""
         del fan_out
-        for ref, envelope in self._flying.items():
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.cancel(ref)
+        flying, self._flying = self._flying, {}
+        for envelope in flying.values():
             self._worker.presence.home.end.remote(envelope.span_id, "kill")
-        self._flying.clear()
+        if flying:
+            threading.Thread(target=self._end_by_force, args=(flying,), name="otel-exec-items", daemon=True).start()
+
+    def _end_by_force(self, flying: dict[Any, ItemEnvelope]) -> None:
+        """In a thread of its own: end items that do not end by themselves."""
+        with contextlib.suppress(Exception):
+            for ref in flying:
+                ray.cancel(ref)  # ends what nobody has begun
+            _, rest = ray.wait(list(flying), num_returns=len(flying), timeout=_OBEY_S)
+            self._look_up([flying[ref] for ref in rest])
+            for ref in rest:
+                self._sweep(flying[ref], alive=True)
 
     def wait_s(self, fan_out: FanOut) -> float | None:
         """Look at timeouts ten times a second, if there are any."""
@@ -146,8 +160,8 @@ class RayHands:
         try:
             done = _done_decoder.decode(ray.get(ref))
         except ray.exceptions.RayError as error:
-            if envelope.span_id in self._overdue:
-                self._overdue.discard(envelope.span_id)
+            if self._overdue.pop(envelope.span_id, None) is not None:
+                self._sweep(envelope)
                 self._fail(fan_out, envelope, semconv.ERROR_TIMEOUT, f"its timeout of {envelope.timeout_s:g} s passed", final=False)
                 return
             if isinstance(error, ray.exceptions.TaskCancelledError):
@@ -155,6 +169,7 @@ class RayHands:
                 return
             loss = lost_to(error)
             self._look_up([envelope])
+            self._sweep(envelope)
             self._fail(fan_out, envelope, loss.error_type, loss.reason, final=not loss.blameless, blameless=loss.blameless)
             return
         self._begun.pop(envelope.span_id, None)
@@ -181,16 +196,25 @@ class RayHands:
 
     def _end_overdue(self, fan_out: FanOut) -> None:
         self._look_up(list(self._flying.values()))
-        now_ns = fan_out.door.context.clock.now_ns()
+        now_ns, now_s = fan_out.door.context.clock.now_ns(), time.monotonic()
         for ref, envelope in self._flying.items():
             running = self._begun.get(envelope.span_id)
-            if running is None or envelope.timeout_s is None or envelope.span_id in self._overdue:
+            if running is None or envelope.timeout_s is None or now_ns - running.begun.at_ns <= envelope.timeout_s * 1e9:
                 continue
-            if now_ns - running.begun.at_ns > envelope.timeout_s * 1e9:
-                self._overdue.add(envelope.span_id)
+            force_s = self._overdue.get(envelope.span_id)
+            if force_s is None or now_s >= force_s:
+                self._overdue[envelope.span_id] = now_s + _OBEY_S
                 self._worker.presence.home.end.remote(envelope.span_id, "kill")
+            if force_s is not None and now_s >= force_s:
                 with contextlib.suppress(ray.exceptions.RayError):
                     ray.cancel(ref, force=True)
+                self._sweep(envelope, alive=True)
+
+    def _sweep(self, envelope: ItemEnvelope, *, alive: bool = False) -> None:
+        """End what an item's worker that is gone had started, or (`alive`) one that does not obey."""
+        running = self._begun.get(envelope.span_id)
+        if running is not None and running.node:
+            self._sweeper.sweep(running.pid, running.node, alive=alive)
 
 
 def _item_task() -> Any:

@@ -139,6 +139,7 @@ class RayWorker:
             self.presence.left()
             time.sleep(_PATIENCE_S)
             _end_process()
+        self._span_id = ""  # what ends it now comes too late
         tellings, rest = self.presence.end()
         return _encode_step(tellings, rest, report)
 
@@ -150,6 +151,7 @@ class RayWorker:
         self.presence.begin(Begun(envelope.span_id, envelope.node_id, envelope.attempt, self.presence.clock.now_ns(), item=True))
         with self._borrowed():
             report = run_remote_item(self.context, envelope, self.packer, None, self._sequence)
+        self._span_id = ""
         tellings, rest = self.presence.end()
         return encode(ItemDone(report, rest.lines, tellings))
 

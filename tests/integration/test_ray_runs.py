@@ -30,6 +30,28 @@ def _gone(pid):
         return True
 
 
+def _kill_after(path, monkeypatch):
+    """Have attempts killed only when that is there, and a moment more."""
+    from otel_exec.execute.on_ray import RayExecutor
+
+    kill = RayExecutor.kill
+
+    def late(executor, node_id, attempt):
+        ray_steps.wait_until(path)
+        time.sleep(0.3)  # the worker could write all that it must not write
+        kill(executor, node_id, attempt)
+
+    monkeypatch.setattr(RayExecutor, "kill", late)
+
+
+def _wait_until_gone(*paths):
+    """Wait until the processes are gone whose pids lie there; what was ended before it could start one has none."""
+    deadline = time.monotonic() + 30
+    while not all(_gone(int(path.read_text())) for path in paths if path.exists()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_worker_that_dies_costs_its_attempt(tmp_path):
     """SIGKILL in mid attempt: an error span with worker_died that keeps the phases told before, and a second attempt that is linked to it and succeeds."""
     record = run_in(tmp_path, ray_steps.dying(str(tmp_path / "x")), executor="ray", grace_s=1.0)
@@ -98,30 +120,33 @@ def test_the_users_exception_arrives_as_itself(tmp_path):
 
 
 def test_a_timeout_ends_the_task_and_what_it_started(tmp_path):
-    """The attempt is a timeout, and the process that it had started is gone."""
-    path = tmp_path / "pid"
+    """The attempt is a timeout, and the process that it had started is gone; where its worker lets no other thread run as well: it can't obey, nor does Ray's own force reach it."""
+    hung, held, item = (tmp_path / name for name in ("hung", "held", "item"))
+    steps = [ray_steps.hanging(str(hung)), ray_steps.holding(str(held)), ray_steps.holding_in_an_item(str(item))]
     with pytest.raises(StepsFailed) as caught:
-        run_in(tmp_path, ray_steps.hanging(str(path)), executor="ray")
-    assert {attempt.outcome for attempt in step_named(caught.value.record, "hangs").attempts} == {"timeout"}
-    deadline = time.monotonic() + 20
-    while not _gone(int(path.read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        run_in(tmp_path, steps, executor="ray", fail_fast=False)
+    check_run(caught.value.record)
+    assert {step_named(caught.value.record, name).error.type for name in ("hangs", "holds")} == {"timeout"}
+    assert "timeout of 1 s passed" in step_named(caught.value.record, "its item holds").error.message
+    _wait_until_gone(hung, held, item)
+
+
+def test_an_attempt_that_ends_as_it_begins_hears_that_it_is_too_late(tmp_path, monkeypatch):
+    """Past its timeout before it was told of to anybody, as a rule: its worker listens, and ends with what the attempt had started; nothing is forced."""
+    from otel_exec.execute import on_ray
+
+    monkeypatch.setattr(on_ray, "_OBEY_S", 600.0)
+    path = tmp_path / "pid"
+    _kill_after(path, monkeypatch)
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, ray_steps.soon_overdue(str(path)), executor="ray", grace_s=60.0)
+    assert step_named(caught.value.record, "is soon late").error.type == "timeout"
+    _wait_until_gone(path)
 
 
 def test_a_function_that_ends_past_its_timeout_before_its_worker_does_is_a_timeout(tmp_path, monkeypatch):
     """Word travels: where the function has returned before its worker is told to end, the driver alone settles the attempt, in spans, files and record."""
-    from otel_exec.execute.on_ray import RayExecutor
-
-    over = tmp_path / "x.over"
-    kill = RayExecutor.kill
-
-    def late(executor, node_id, attempt):
-        ray_steps.wait_until(over)
-        time.sleep(0.3)  # the worker could write all that it must not write
-        kill(executor, node_id, attempt)
-
-    monkeypatch.setattr(RayExecutor, "kill", late)
+    _kill_after(tmp_path / "x.over", monkeypatch)
     with pytest.raises(StepsFailed) as caught:
         run_in(tmp_path, ray_steps.overdue(str(tmp_path / "x")), executor="ray")
     check_run(caught.value.record)

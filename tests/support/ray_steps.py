@@ -49,14 +49,40 @@ def _raise(config):
     raise LookupError(f"no {config['path']}")
 
 
-def _hang(config):
+def _start_child(path):
     import subprocess
 
-    child = subprocess.Popen(["sleep", "600"])
-    with open(config["path"], "w") as file:
-        file.write(str(child.pid))
+    with open(path + ".part", "w") as file:
+        file.write(str(subprocess.Popen(["sleep", "600"]).pid))
+    os.rename(path + ".part", path)
+
+
+def _hang(config):
+    _start_child(config["path"])
     while True:
         time.sleep(0.05)
+
+
+def _hold_on(path):
+    """Start a process, and let nobody else in this one do anything from then on."""
+    import ctypes
+
+    _start_child(path)
+    time.sleep(0.2)  # who runs it is told after 50 ms
+    ctypes.PyDLL(None).sleep(600)
+
+
+def _hold(config):
+    _hold_on(config["path"])
+
+
+def _hold_in_an_item(config):
+    map_tasks(_hold_on, [config["path"]], timeout=1.0)
+
+
+def _start_and_end(config):
+    _start_child(config["path"])
+    time.sleep(0.02)
 
 
 def _be_late(config):
@@ -109,6 +135,24 @@ def hanging(path):
 @step("is late", timeout=0.2)
 def overdue(path):
     return be_late({"path": path})
+
+
+hold, hold_in_an_item, start_and_end = (deferred(each) for each in (_hold, _hold_in_an_item, _start_and_end))
+
+
+@step("holds", timeout=1.0)
+def holding(path):
+    return hold({"path": path})
+
+
+@step("its item holds")
+def holding_in_an_item(path):
+    return hold_in_an_item({"path": path})
+
+
+@step("is soon late", timeout=0.01)
+def soon_overdue(path):
+    return start_and_end({"path": path})
 
 
 @step("tells")
