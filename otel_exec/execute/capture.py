@@ -20,12 +20,13 @@ from otel_exec.execute.output_log import Bounded, LogFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ITEM_CAP_BYTES", "Capture", "Captured", "ProxiedStreams", "ScratchCapture", "StreamCapture", "current_capture", "use_capture"]
+__all__ = ["ITEM_CAP_BYTES", "Capture", "Captured", "ProxiedStreams", "ScratchCapture", "StreamCapture", "current_capture", "far_copy", "use_capture"]
 
 # A scratch file is cut back to nothing once it is this much longer than what is kept of it.
 _SCRATCH_SLACK_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _FLUSH_NS = 1_000_000_000
+_FAR = 100
 # What an item of a fan-out that ran on another worker sends home of its output.
 ITEM_CAP_BYTES = 64 * 1024
 
@@ -122,10 +123,8 @@ class ScratchCapture:
     pipes = False
 
     def __init__(self, path: str, cap_bytes: int, show: Callable[[str], None] | None = None) -> None:
-        import fcntl
-
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)  # far from what a careless task closes
+        self._fd = far_copy(fd)
         os.close(fd)
         found = os.fstat(self._fd)
         self._identity = (found.st_ino, found.st_dev)
@@ -263,6 +262,18 @@ class ScratchCapture:
             self._stdout = sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]  # the interpreter's own, too
         if self._stderr.closed:
             self._stderr = sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]  # as above
+
+
+def far_copy(fd: int) -> int:
+    """Return another descriptor of the same file, far from what a careless task closes, or as far as the limit of open files lets it."""
+    import fcntl
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FAR if limit == resource.RLIM_INFINITY else min(_FAR, limit * 3 // 4))
+    except OSError:  # all above that are taken
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _text_stream(fd: int) -> io.TextIOWrapper:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from otel_exec.spans.recorder import Recorder
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["Call", "WorkerContext", "leave_if_forked"]
+__all__ = ["Call", "WorkerContext", "current_umask", "leave_if_forked"]
 
 # (function, config, call style, verify hook), as `packing.Packer.call` packs it.
 Call = tuple[Any, Any, str, Any]
@@ -57,6 +57,13 @@ class WorkerContext:
     late_timeouts: bool = False
     carrier: bool = False
     pid: int = field(default_factory=os.getpid)
+
+
+def current_umask() -> int:
+    """Return the process's umask. The system tells it only by setting another: a strict one, for what threads may create meanwhile."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def leave_if_forked(context: WorkerContext, error: BaseException | None = None) -> None:

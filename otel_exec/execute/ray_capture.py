@@ -6,12 +6,11 @@ What comes in and what goes out: as of `capture.ScratchCapture`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from otel_exec.execute.capture import Captured, ScratchCapture
+from otel_exec.execute.capture import Captured, ScratchCapture, far_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ class BorrowingCapture(ScratchCapture):
 
     def __init__(self, path: str, cap_bytes: int, show: Callable[[str], None] | None = None) -> None:
         self._theirs = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-        self._saved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in (1, 2)]
+        self._saved = [far_copy(fd) for fd in (1, 2)]
         super().__init__(path, cap_bytes, show)
         self._give_back()
 

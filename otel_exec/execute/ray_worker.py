@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from otel_exec.execute.context import WorkerContext
+from otel_exec.execute.context import WorkerContext, current_umask
 from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.interrupts import SignalGuard
 from otel_exec.execute.packing import Packer, StandInMain, open_blobs
@@ -115,8 +115,10 @@ class RayWorker:
             guard=self.guard,
             claimed=self._claimed,
             door=self._door,
+            after=self._restore,
             carrier=True,
         )
+        self._umask = current_umask()
         self._sequences = itertools.count(1)
         self._sequence = 0
         self._span_id = ""
@@ -163,11 +165,12 @@ class RayWorker:
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[None]:
-        """Make the process ours for the block: folder, arguments, `__main__`, environment, SIGINT."""
+        """Make the process ours for the block: folder, umask, arguments, `__main__`, environment, SIGINT."""
         setup = self.presence.setup
         old_main, old_argv, old_carrier = sys.modules["__main__"], sys.argv[:], os.environ.get("TRACEPARENT")
         handler = signal.getsignal(signal.SIGINT)
         here = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        self._umask = current_umask()
         sys.modules["__main__"] = self._main
         sys.argv[:] = setup.argv
         with contextlib.suppress(OSError):
@@ -177,6 +180,7 @@ class RayWorker:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            self._restore()
             with contextlib.suppress(OSError):
                 os.fchdir(here)
             os.close(here)
@@ -187,6 +191,10 @@ class RayWorker:
             else:
                 os.environ["TRACEPARENT"] = old_carrier
             signal.signal(signal.SIGINT, handler)
+
+    def _restore(self) -> None:
+        """Put back what the files of the attempt are written with."""
+        os.umask(self._umask)
 
     def _door(self, context: WorkerContext, attributes: dict[str, Any], node_id: str) -> Door:
         return Door(context, attributes, node_id, self._hands, context.settings.max_task_spans)

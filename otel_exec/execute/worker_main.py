@@ -26,7 +26,7 @@ import msgspec
 from otel_exec.clock import AnchoredClock
 from otel_exec.execute import wire
 from otel_exec.execute.capture import ScratchCapture
-from otel_exec.execute.context import WorkerContext
+from otel_exec.execute.context import WorkerContext, current_umask
 from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.interrupts import SignalGuard
@@ -118,6 +118,7 @@ class Worker:
         os.close(null)
         _log_to_stderr()
         self._cwd = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        self._umask = current_umask()
         folder = os.path.join(settings.run_folder, "spans")
         writer = writer_name(hello.worker_id)
         self.spool = SpoolWriter(folder, writer, {**dict(settings.resource), "process.pid": os.getpid()})
@@ -232,6 +233,8 @@ class Worker:
         return self.fan_outs.hands() if os.getpid() == self.context.pid else NoHands()
 
     def _restore(self) -> None:
+        """Put the process back as it was before a task; what a task did to its streams is the capture's."""
+        os.umask(self._umask)
         with contextlib.suppress(OSError):
             os.fchdir(self._cwd)
 

@@ -150,6 +150,16 @@ def vandalise(config):
     os.close(2)
 
 
+def forbid_all(config):
+    os.umask(0o777)
+
+
+def tell_umask(config):
+    mask = os.umask(0)
+    os.umask(mask)
+    print(f"{mask:o}")
+
+
 def tell_place(config):
     print(os.getcwd())
     print("still heard")

@@ -261,6 +261,19 @@ def test_a_vandal_spoils_nothing(rig):
         assert lone.file(".executor_log", "next") == f"{os.getcwd()}\nstill heard\n"
 
 
+def test_a_step_keeps_its_umask_to_itself(kind, tmp_path):
+    """A step that changes the umask changes it for itself alone: not for its own record, nor for the next step of its worker."""
+    if kind in {"inline", "threads"}:
+        pytest.skip(f"{kind}: steps share the driver's process; nothing is promised")
+    with Rig(kind, tmp_path, workers=1) as rig:
+        for name, fn in (("first", steps.tell_umask), ("vandal", steps.forbid_all), ("next", steps.tell_umask)):
+            rig.submit(fn, name=name)
+            assert rig.report(name).outcome == "success"
+        assert rig.file(".executor_log", "next") == rig.file(".executor_log", "first")
+        modes = {os.stat(os.path.join(rig.folder, name, ".executor_info")).st_mode for name in ("first", "vandal")}
+        assert len(modes) == 1
+
+
 # --- numbers --------------------------------------------------------------------------------------------------------------------------------------
 
 

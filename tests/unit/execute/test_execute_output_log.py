@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import resource
 
 import fsspec
 import pytest
 
-from otel_exec.execute.capture import ScratchCapture
+from otel_exec.execute.capture import ScratchCapture, far_copy
 from otel_exec.execute.output_log import Bounded, LogFile
 from otel_exec.execute.salvage import keep_output
 from otel_exec.execute.wire import NO_OFFSET
@@ -134,3 +137,25 @@ def test_a_running_tasks_log_is_current_and_a_flood_is_cut_back(scratch, tmp_pat
     scratch.begin(None, 1)
     os.write(scratch._fd, b"an item\n")
     assert scratch.end().content == b"an item\n"
+
+
+@pytest.mark.parametrize(("limit", "at_least"), [(resource.RLIM_INFINITY, 100), (1024, 100), (100, 75), (64, 48), (32, 24)])
+def test_a_descriptor_is_kept_far_away_as_the_limit_allows(monkeypatch, limit, at_least):
+    """Where few files may be open the scratch file's descriptor is nearer, not refused."""
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (limit, limit))
+    monkeypatch.setattr(fcntl, "fcntl", lambda fd, command, at: asked.append((fd, command, at)) or at)
+    assert far_copy(5) == at_least
+    assert asked == [(5, fcntl.F_DUPFD_CLOEXEC, at_least)]
+
+
+def test_a_descriptor_is_kept_anywhere_where_nothing_far_is_free(monkeypatch):
+    """With all high numbers taken any number does."""
+
+    def taken(_fd, _command, at):
+        if at > 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return 4
+
+    monkeypatch.setattr(fcntl, "fcntl", taken)
+    assert far_copy(5) == 4
