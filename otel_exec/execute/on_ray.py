@@ -271,8 +271,7 @@ class RayExecutor:
                     self._hear_out()
                 self._home.close()
         finally:
-            if not self._lost:
-                ray_cluster.detach()
+            ray_cluster.detach()  # from a cluster that has lost its head as well: Ray would end this process a minute later, and no next run could connect
         now_ns = self._clock.now_ns()
         self._notices += [WorkerStopped(worker_id, now_ns) for worker_id in self._crew.close()]
         notices, self._notices = self._notices, []
