@@ -124,11 +124,12 @@ class AttemptLost(msgspec.Struct, frozen=True):
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """Something that the record's reader should know, and whoever watches the run: why a step waits (`node_id`), or what is wrong with a node ("")."""
+    """Something that the record's reader should know, and whoever watches the run: why a step waits (`node_id`), or what is wrong with a node (""). `count`: how many of it."""
 
     code: str
     message: str
     node_id: str = ""
+    count: int = 1
 
 
 class Claimed(msgspec.Struct, frozen=True):

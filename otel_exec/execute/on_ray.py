@@ -144,7 +144,7 @@ class RayExecutor:
             self._at_most = self._given_workers
         self.prefetch = _AHEAD * self.workers
         self._crew = Crew(settings, clock)
-        self._unplaced = Unplaced()
+        self._unplaced = Unplaced(ray_cluster.node_lines)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._home = HomeLine(
             settings,
@@ -272,8 +272,7 @@ class RayExecutor:
                 self._home.close()
         finally:
             ray_cluster.detach()  # from a cluster that has lost its head as well: Ray would end this process a minute later, and no next run could connect
-        now_ns = self._clock.now_ns()
-        self._notices += [WorkerStopped(worker_id, now_ns) for worker_id in self._crew.close()]
+        self._notices += self._crew.close()
         notices, self._notices = self._notices, []
         return notices
 
@@ -327,7 +326,7 @@ class RayExecutor:
                     f"the head node of the Ray cluster at {self._head.address} has gone, and the run's tasks with it; "
                     "what had finished is kept: the next run on a cluster goes on from there"
                 )
-            waiting = [(sent.envelope, sent.wanted) for key, sent in self._out.items() if sent.wanted and not sent.silent and self._crew.who(key) is None]
+            waiting = [(sent.envelope, sent.wanted) for key, sent in self._out.items() if not sent.silent and self._crew.who(key) is None]
             self._notices += self._unplaced.look(waiting, now)
 
     # --- results ----------------------------------------------------------------------------------------------------------------------------------

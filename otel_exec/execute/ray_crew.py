@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import descends
-from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted
+from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.ray_wire import Begun, Facts, Known, Taken, Telling, decode
 from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID, Kind
-from otel_exec.spans.spool import SPOOL_SUFFIX, decode_line
+from otel_exec.spans.recorder import NOT_WRITTEN, SPANS_LOST
+from otel_exec.spans.spool import SpoolWriter, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ class Member:
     begun: Begun | None = None
     open_spans: tuple[OpenSpan, ...] = ()
     tail: str = ""
-    fd: int = -1
+    spool: SpoolWriter | None = None
     gone: bool = False
     given_up: bool = False
 
@@ -62,7 +63,7 @@ class Crew:
         self._skewed: set[str] = set()
         self._settled: set[tuple[object, object]] = set()
         self._closed: set[str] = set()
-        self.error: OSError | None = None
+        self._lost: dict[str, int] = {}  # why -> how many finished spans found no room
 
     def take_in(self, taken: Taken, notices: list[Notice]) -> dict[str, int]:
         """Take in what the home actor handed on; returns the numbers of those that asked for one. They are given out here alone: the home actor may die at any moment."""
@@ -182,18 +183,23 @@ class Crew:
         self._leave(member)
         return member
 
-    def close(self) -> list[str]:
-        """Close the files; returns the ids of the workers that were there to the end."""
-        left = [str(member.number) for member in self._members.values() if member.uid and not member.gone]
+    def close(self) -> list[Notice]:
+        """Close the files; returns what is to be said: which workers were there to the end, and what was lost."""
+        now_ns = self._clock.now_ns()
+        notices: list[Notice] = [WorkerStopped(str(member.number), now_ns) for member in self._members.values() if member.uid and not member.gone]
         for member in self._members.values():
             self._leave(member)
-        return left
+        lost, self._lost = self._lost, {}
+        return notices + [Warned(SPANS_LOST, reason, count=count) for reason, count in lost.items()]
 
     def _leave(self, member: Member) -> None:
         member.gone = True
-        fd, member.fd = member.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        spool, member.spool = member.spool, None
+        if spool is not None:
+            spool.close()
+            if spool.lost:
+                reason = f"{NOT_WRITTEN}: {spool.error}"
+                self._lost[reason] = self._lost.get(reason, 0) + spool.lost
 
     def close_spans(self, key: tuple[str, int], span_id: str) -> None:
         """An attempt has been ended, not by itself, and the runner settles it with what is known here: its spans are the runner's to write from now on."""
@@ -225,12 +231,6 @@ class Crew:
         """Append lines to the worker's file, with one system call."""
         if not lines:
             return
-        try:
-            if member.fd < 0:
-                path = os.path.join(self._folder, f"worker-{member.number}{SPOOL_SUFFIX}")
-                member.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            written = 0
-            while written < len(lines):
-                written += os.write(member.fd, memoryview(lines)[written:])
-        except OSError as error:
-            self.error = self.error or error
+        if member.spool is None:
+            member.spool = SpoolWriter(self._folder, f"worker-{member.number}", {})
+        member.spool.add(lines, lines.count(b"\n"))

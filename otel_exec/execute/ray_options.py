@@ -29,9 +29,7 @@ def options_of(step: Step) -> dict[str, Any]:
 
 
 def wanted_of(step: Step) -> dict[str, float]:
-    """Return what a step takes of a node, by Ray's names; empty where it asked for nothing."""
+    """Return what a step takes of a node, by Ray's names: where it asked for nothing, one CPU."""
     resources = step.resources
-    if resources.plain:
-        return {}
     wanted = {"CPU": 1.0 if resources.num_cpus is None else resources.num_cpus, "GPU": resources.num_gpus or 0.0, "memory": float(resources.memory_bytes or 0)}
     return {name: amount for name, amount in {**wanted, **resources.custom}.items() if amount}

@@ -195,7 +195,7 @@ class Runner:
             self.beat_ns[notice.worker_id] = notice.at_ns
         elif isinstance(notice, Warned):
             step_name = self.plan.steps[self._index[notice.node_id]].name if notice.node_id else ""
-            self.parts.aggregator.warn(notice.code, f"{step_name}: {notice.message}" if step_name else notice.message)
+            self.parts.aggregator.warn(notice.code, f"{step_name}: {notice.message}" if step_name else notice.message, notice.count)
             self.parts.listener.warned(step_name, notice.message)
         elif isinstance(notice, Output):
             self.parts.listener.output(self.plan.steps[self._index[notice.node_id]].name, notice.text)

@@ -26,7 +26,8 @@ __all__ = ["TELEMETRY_FAILED", "Recorder", "Spool"]
 # Codes of `Recorder.warnings`.
 TELEMETRY_FAILED = "telemetry_failed"
 SPANS_LOST = "spans_lost"
-_SAID = {TELEMETRY_FAILED: "spans could not be made or handed on", SPANS_LOST: "finished spans could not be written to the spool"}
+NOT_WRITTEN = "finished spans could not be written to the spool"
+_SAID = {TELEMETRY_FAILED: "spans could not be made or handed on", SPANS_LOST: NOT_WRITTEN}
 
 REMOTE_PARENT = 0x200
 _STATUS_ERROR = 2

@@ -219,19 +219,27 @@ class SpoolWriter:
             return
         try:
             data = self._encoder.encode(records)
+        except Exception as error:
+            self.error = self.error or error
+            self.lost += len(records)
+        else:
+            self.add(data, len(records))
+
+    def add(self, data: bytes, count: int) -> None:
+        """Append lines that are made already, so many, as `write` does."""
+        try:
             if self._amid():
-                self._late.append((data, len(records)))
+                self._late.append((data, count))
                 return
             with self._filed() as free:
                 if not free:
-                    self._late.append((data, len(records)))
+                    self._late.append((data, count))
                     return
                 with self._changed():
-                    self._append(data, len(records))
+                    self._append(data, count)
         except Exception as error:
-            if self.error is None:
-                self.error = error
-            self.lost += len(records)
+            self.error = self.error or error
+            self.lost += count
 
     def close(self) -> None:
         """Close the file; later writes are counted as lost. Lines that the disk had no room for stay in mapped memory beside it. Safe to call twice."""

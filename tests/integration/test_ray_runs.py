@@ -162,6 +162,7 @@ def test_what_no_node_has_is_said_while_it_waits(tmp_path):
     (warning,) = [each for each in caught.value.record.warnings if each.code == "not_schedulable"]
     assert "wants unobtainium: no node of the Ray cluster has 1 of unobtainium (the most that a node has is 0)" in warning.message
     assert "CPU 3" in warning.message
+    assert warning.message.endswith("; its timeout of 600 s begins when it does")
 
 
 def test_two_runs_at_once_in_one_cluster(tmp_path):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
+from types import SimpleNamespace
 
 import pytest
 
 from otel_exec.clock import AnchoredClock
 from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, WorkerStarted
 from otel_exec.execute.clock_offset import RoundTrip, estimate
+from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.ray_crew import Crew
+from otel_exec.execute.ray_options import wanted_of
+from otel_exec.execute.ray_waiting import Unplaced
 from otel_exec.execute.ray_wire import Begun, Facts, Taken, Telling, encode
+from otel_exec.plan.graph import Resources
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.open_spans import OpenEntry
 from otel_exec.spans.span_record import SpanRecord
@@ -32,6 +38,10 @@ def facts(**fields):
 
 def telling(sequence, lines=b"", begun=None, opened=()):
     return encode(Telling("u", 0, sequence, 10, lines, begun, list(opened)))
+
+
+def envelope(node_id, **fields):
+    return TaskEnvelope(node_id, node_id, node_id, "fn", None, 1, True, False, "p", "s", 0, 0, "out", b"", **fields)
 
 
 def record(span_id, kind, parent, **attributes):
@@ -128,3 +138,47 @@ def test_a_node_that_does_not_see_the_folder_is_named(crew):
     notices = []
     crew.take_in(Taken([facts(sees_folder=False)], []), notices)
     assert [notice.code for notice in notices if isinstance(notice, Warned)] == ["folder_not_seen"]
+
+
+def test_what_no_node_has_is_said_once_a_step_after_a_moment():
+    """A step that asked for nothing wants one CPU. Nodes may leave: they are looked at again while something waits, and not for each step."""
+    wanted, looks, nodes = {"CPU": 1.0}, [], [8.0]
+
+    def look(what):
+        looks.append(what)
+        return (["1 of CPU (the most that a node has is 0)"] if max(nodes) < what["CPU"] else []), [f"CPU {amount:g}" for amount in nodes]
+
+    unplaced = Unplaced(look)
+    waiting = [(envelope("a", timeout_s=5.0), wanted), (envelope("b"), wanted)]
+    assert [unplaced.look(waiting, now_s) for now_s in (0.0, 1.9, 2.0, 3.0, 6.9)] == [[]] * 5
+    assert looks == [wanted]
+    nodes[:] = [0.0]
+    why = "no node of the Ray cluster has 1 of CPU (the most that a node has is 0); it waits until one joins (node 1: CPU 0)"
+    said = unplaced.look(waiting, 7.0)
+    assert [(notice.node_id, notice.message) for notice in said] == [("a", f"{why}; its timeout of 5 s begins when it does"), ("b", why)]
+    assert unplaced.look([*waiting, (envelope("c"), wanted)], 20.0) == []
+    assert [notice.node_id for notice in unplaced.look([*waiting, (envelope("c"), wanted)], 22.0)] == ["c"]
+    assert len(looks) == 3
+
+
+def test_a_step_that_asks_for_nothing_wants_one_cpu():
+    """As Ray has it; what it asks for as zero it does not want."""
+    assert wanted_of(SimpleNamespace(resources=Resources())) == {"CPU": 1.0}
+    assert wanted_of(SimpleNamespace(resources=Resources(num_cpus=0.0, custom={"big": 2.0}))) == {"big": 2.0}
+
+
+def test_finished_spans_that_find_no_room_are_counted_and_cut_no_line(crew, tmp_path):
+    """What of a telling could not be written is a warning of the record, with the reason; what comes after it begins on a line of its own."""
+    one, two = line("1" * 16, "phase", "a" * 16), line("2" * 16, "phase", "a" * 16)
+    crew.take_in(Taken([facts()], [telling(0, one)]), [])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(one) + 10, hard))
+    try:
+        crew.take_in(Taken([], [telling(1, two)]), [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    crew.take_in(Taken([], [telling(2, line("3" * 16, "phase", "a" * 16))]), [])
+    said = crew.close()
+    assert [(notice.code, notice.count) for notice in said if isinstance(notice, Warned)] == [("spans_lost", 1)]
+    assert "finished spans could not be written to the spool: [Errno 27]" in said[-1].message
+    assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == ["1" * 16, "3" * 16]
