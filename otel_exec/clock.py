@@ -5,6 +5,9 @@ is that anchor plus a monotonic delta: so children lie inside their parents to t
 show the same number. `time.perf_counter_ns` is the host's monotonic clock, shared by its processes (CLOCK_MONOTONIC on Linux,
 mach_absolute_time on macOS), so local workers take over the driver's anchor.
 
+The user's code may patch `time` (freezegun, a test's `monkeypatch`) in the process that is measured: the system's own clocks are kept from when this module was imported.
+They are kept in a class, since freezegun replaces them in whatever module has them.
+
 Units: instants are integer nanoseconds since the Unix epoch (`*_ns`, `at_ns`), durations integer nanoseconds.
 """
 
@@ -12,9 +15,9 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["AnchoredClock", "Clock", "from_iso", "to_iso"]
+__all__ = ["AnchoredClock", "Clock", "System", "from_iso", "to_iso"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,6 +30,15 @@ class Clock(Protocol):
         ...
 
 
+class System:
+    """The system's own clocks, nanoseconds: `tick` never goes back and has no epoch, `wall` counts since the Unix epoch, the others count CPU time."""
+
+    tick: Final = staticmethod(time.perf_counter_ns)
+    wall: Final = staticmethod(time.time_ns)
+    cpu_of_process: Final = staticmethod(time.process_time_ns)
+    cpu_of_thread: Final = staticmethod(time.thread_time_ns)
+
+
 class AnchoredClock:
     """The clock of a run on one host: `offset_ns` is the wall clock minus the monotonic clock at the anchor."""
 
@@ -34,12 +46,12 @@ class AnchoredClock:
 
     def __init__(self, offset_ns: int | None = None) -> None:
         if offset_ns is None:
-            offset_ns = time.time_ns() - time.perf_counter_ns()
+            offset_ns = System.wall() - System.tick()
         self.offset_ns = offset_ns
 
     def now_ns(self) -> int:
         """Return the present instant, nanoseconds since the Unix epoch."""
-        return self.offset_ns + time.perf_counter_ns()
+        return self.offset_ns + System.tick()
 
 
 def to_iso(at_ns: int | None) -> str | None:

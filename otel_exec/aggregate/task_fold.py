@@ -130,7 +130,7 @@ class TaskFold:
         busy_ns = sweep.finish(at_ns)
         sums.phases = sweep.folds()
         # Threads of the task may have gone on for a moment after the instant that counts as its end: waits, then the largest shares give that back.
-        length_ns = at_ns - self.start_ns
+        length_ns = max(0, at_ns - self.start_ns)
         waiting_ns = max(0, min(sweep.waiting_ns, length_ns - busy_ns))
         sums.time_ns = length_ns - waiting_ns
         self.unaccounted_ns = sums.time_ns - busy_ns

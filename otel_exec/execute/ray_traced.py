@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +17,7 @@ from ray.actor import ActorClass
 from ray.remote_function import RemoteFunction
 
 from otel_exec.aggregate.task_fold import TaskFold
+from otel_exec.clock import System
 from otel_exec.errors import qualified_name
 from otel_exec.execute.ray_presence import guest_of
 from otel_exec.semconv import Outcome
@@ -194,7 +194,7 @@ async def _inside_async(carrier: _Carrier, title: str) -> AsyncIterator[None]:
 def _call(carrier: tuple[str, str, dict[str, Any], str], title: str) -> Iterator[Guest]:
     """Be inside the run for one call, and make its span."""
     exec_id, parent_span_id, attributes, node_id = carrier
-    guest = guest_of(exec_id, time.time_ns())
+    guest = guest_of(exec_id, System.wall())
     recorder = guest.recorder
     start_ns, span_id = recorder.clock.now_ns(), recorder.ids.span_id()
     scope = TaskScope(recorder, span_id=span_id, node_id=node_id, sink=TaskFold(span_id, start_ns), attributes=attributes)

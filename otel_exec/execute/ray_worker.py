@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from otel_exec.clock import System
 from otel_exec.execute.context import WorkerContext, current_umask
 from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.interrupts import SignalGuard
@@ -52,14 +53,14 @@ _worker: RayWorker | None = None
 
 def run_step_task(body: bytes) -> bytes:
     """Run an attempt at a step; what the driver submits to Ray."""
-    first_ns = time.time_ns()
+    first_ns = System.wall()
     sent = _step_decoder.decode(body)
     return worker_of(sent.exec_id, first_ns).run_step(sent.envelope, sent.call)
 
 
 def run_item_task(body: bytes) -> bytes:
     """Run an attempt at an item of a fan-out; what the worker that owns it submits to Ray."""
-    first_ns = time.time_ns()
+    first_ns = System.wall()
     sent = _item_decoder.decode(body)
     return worker_of(sent.exec_id, first_ns).run_item(sent)
 

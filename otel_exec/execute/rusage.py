@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import time
+
+from otel_exec.clock import System
 
 __all__ = ["ProcessMeter", "ThreadMeter"]
 
@@ -21,7 +22,7 @@ _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs: reset the peak resident set
 
 def _process_cpu_ns() -> int:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time_ns() + int((children.ru_utime + children.ru_stime) * 1e9)
+    return System.cpu_of_process() + int((children.ru_utime + children.ru_stime) * 1e9)
 
 
 class ProcessMeter:
@@ -77,8 +78,8 @@ class ThreadMeter:
 
     def begin(self) -> None:
         """A task starts on the calling thread."""
-        self._cpu_ns = time.thread_time_ns()
+        self._cpu_ns = System.cpu_of_thread()
 
     def end(self) -> tuple[int | None, int | None]:
         """The task ended on the calling thread: return its CPU nanoseconds, and `None` for memory."""
-        return max(0, time.thread_time_ns() - self._cpu_ns), None
+        return max(0, System.cpu_of_thread() - self._cpu_ns), None

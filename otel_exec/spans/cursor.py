@@ -12,13 +12,12 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from otel_exec.clock import to_iso
+from otel_exec.clock import System, to_iso
 from otel_exec.errors import RecordError
 from otel_exec.regular_file import read_regular
 from otel_exec.spans.signal import Signal
@@ -178,7 +177,7 @@ class Cursor:
                 entry.rejected += move.rejected
                 entry.lines_skipped += move.skipped
             entry.last_error, entry.absent = None, False
-            entry.last_acknowledged_at = to_iso(time.time_ns())
+            entry.last_acknowledged_at = to_iso(System.wall())
             if rejection:
                 entry.last_rejection = rejection
             self._save()
@@ -198,7 +197,7 @@ class Cursor:
             self._closed = True
 
     def _save(self) -> None:
-        self._state.updated_at = to_iso(time.time_ns())
+        self._state.updated_at = to_iso(System.wall())
         scratch = f"{self._path}.{os.getpid()}.tmp"
         try:
             with open(scratch, "wb") as file:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
 
+from otel_exec.clock import System
 from otel_exec.config_values import flag
 from otel_exec.errors import ConfigError
 from otel_exec.guarded_log import warn
@@ -54,11 +54,11 @@ class OutsidePhase(PhaseHandle):
 
     def __init__(self, exec_id: str, node_id: str, name: str) -> None:
         self._row = exec_id, node_id, name
-        self._start_ns = time.perf_counter_ns()
+        self._start_ns = System.tick()
 
     def close(self, error: BaseException | None) -> None:
         """End it with the exception that ended it, or `None`. Never raises. Once."""
-        duration_ns = time.perf_counter_ns() - self._start_ns
+        duration_ns = System.tick() - self._start_ns
         try:
             if _collect is not None:
                 _collect(*self._row, duration_ns)

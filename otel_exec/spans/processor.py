@@ -10,12 +10,12 @@ Contract of call: the SDK calls `on_start` and `on_end` on the thread of the use
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 from opentelemetry import context as context_api
+from opentelemetry.sdk import trace as sdk_trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator as SdkIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -106,7 +106,7 @@ class ScopeProcessor(SpanProcessor):
             with self._lock:
                 inside = self._open.get((parent.trace_id, parent.span_id)) if parent is not None else None
             above = frame.span_id if inside is None else inside.above
-            opened = _Open(scope, scope.recorder.clock.now_ns() - time.time_ns(), above)
+            opened = _Open(scope, scope.recorder.clock.now_ns() - sdk_trace.time_ns(), above)  # type: ignore[attr-defined]  # the very clock that the SDK has read, whoever has patched it
             attributes = span.attributes or {}
             if FOREIGN_EXEC_ID in attributes and FOREIGN_NODE_ID in attributes:
                 above_id = f"{parent.span_id:016x}" if parent is not None else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, TraceState, get_current_span, set_span_in_context
 
-from otel_exec.clock import AnchoredClock
+from otel_exec.clock import AnchoredClock, System
 from otel_exec.semconv import EXEC_ID, NODE_NAME
 from otel_exec.spans import sanitise
 from otel_exec.spans.late_sink import LateSink
@@ -144,7 +143,7 @@ class TaskScope:
         self.shapes: dict[object, PhaseShape] = {}
         # The instant is `tick() + offset_ns`: a run's own clock is read without a call of ours in between.
         clock = recorder.clock
-        self.tick: Callable[[], int] = time.perf_counter_ns if isinstance(clock, AnchoredClock) else clock.now_ns
+        self.tick: Callable[[], int] = System.tick if isinstance(clock, AnchoredClock) else clock.now_ns
         # Spans of the user's own that are phases, or lie in such: their ids, and the innermost phase for what is opened in them.
         self.user_phases: dict[str, str] = {}
         self.offset_ns = clock.offset_ns if isinstance(clock, AnchoredClock) else 0

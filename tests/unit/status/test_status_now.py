@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import jsonschema
 import msgspec
@@ -15,7 +14,7 @@ import pytest
 import sample_record
 
 import otel_exec.record
-from otel_exec.clock import to_iso
+from otel_exec.clock import System, to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks
 from otel_exec.record.encoding import encode
@@ -273,7 +272,7 @@ def test_tasks_have_their_states(place):
 def test_the_present_is_the_runs_own(place, monkeypatch):
     """On the driver's host elapsed times go by the run's clock, whatever became of the wall clock since it was anchored: set, or ahead by what the machine slept."""
     more = {"metrics": {"total_duration_ms": 9000}, "start_time": to_iso(START_NS), "open": [OpenRecord(Kind.STEP, "a", "a-1", "0", 100)], "eta_ms": 70}
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: 5 * MS)
+    monkeypatch.setattr(System, "tick", lambda: 5 * MS)
     for wall_ns in (NOW_NS + 3_600_000 * MS, NOW_NS - 3_600_000 * MS):
         written(place, clock_offset_ns=str(NOW_NS - 5 * MS), **more)
         told = valid(status_now(place, wall_ns))
