@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from faults import fuzz, kill_driver, kill_worker, many_drivers
 
 
-@pytest.mark.skipif(
-    not os.environ.get("OTEL_EXEC_FAULTS"), reason="kills at random moments: make faults, or OTEL_EXEC_FAULTS=1; those at chosen ones are in test_killed_at"
-)
 @pytest.mark.parametrize(("executor", "times"), [("processes", 3), ("threads", 2)])
 def test_a_killed_driver_loses_nothing_that_had_finished(executor, times):
     """After SIGKILL at any moment the record can be read, the trace is whole once recovered, and the next run redoes no finished step."""
