@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from otel_exec.errors import UsageError
+from otel_exec.execute.ray_knock import NobodyThere, cluster_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = ["HeadWatch", "attach", "cluster_cpus", "detach", "node_alive", "node_lines"]
-
-# How long the head of a cluster may take to accept a connection.
-_KNOCK_S = 10.0
 
 _LOOK_S = 0.2
 # So often running the head's port is found closed before the head counts as gone: a supervisor may start it again.
@@ -33,8 +31,8 @@ _users = 0
 _ours = False
 
 
-def attach(address: str | None, workers: int | None, resources: Mapping[str, float]) -> bool:
-    """Connect this process to a cluster, unless it is; returns whether a local one was started for it.
+def attach(address: str | None, workers: int | None, resources: Mapping[str, float]) -> None:
+    """Connect this process to a cluster, unless it is connected to it.
 
     Args:
         address: of a running cluster, `auto`, or `None`: start a local one.
@@ -42,17 +40,18 @@ def attach(address: str | None, workers: int | None, resources: Mapping[str, flo
         resources: custom resources of a local one.
 
     Raises:
-        UsageError: there is no cluster at that address, or none can be started.
+        UsageError: there is no cluster at that address, or none can be started, or the process is connected to another one.
     """
     global _users, _ours
     with _lock:
         if ray.is_initialized():
+            _check_same(address)
             _users += 1
-            return False
+            return
         with _quiet():
             try:
                 if address is not None:
-                    _knock(address)
+                    cluster_id(address)
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
                 else:
                     _start_here(workers, resources)
@@ -63,14 +62,23 @@ def attach(address: str | None, workers: int | None, resources: Mapping[str, flo
                 raise UsageError(f"{what}: {_first_line(error)}{hint}") from error
         _users += 1
         _ours = True
-        return address is None
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens at `HOST:PORT`; raises `OSError`. Ray itself would try for minutes, and say so on the terminal (measured: Ray 2.60 takes more than two)."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+def _check_same(address: str | None) -> None:
+    """A process is in one cluster; raises `UsageError` where the run wants to go to another than that which the program has connected to."""
+    if address is None or address == "auto":
+        return
+    here, why = ray.get_runtime_context().gcs_address, ""
+    try:
+        wanted = cluster_id(address)
+        if wanted is None or wanted == cluster_id(here):
+            return
+    except NobodyThere as error:
+        why = f" ({error})"
+    raise UsageError(
+        f"this program is connected to the Ray cluster at {here}, so its run can't go to the one at {address}{why}; "
+        "leave the address out (--ray-address, RAY_ADDRESS), or don't call ray.init before"
+    )
 
 
 def _start_here(workers: int | None, resources: Mapping[str, float]) -> None:

@@ -117,6 +117,11 @@ def dying(path):
     return die_once({"path": path})
 
 
+@step("ends")
+def ending():
+    return deferred(dict)({})
+
+
 @step("fans")
 def fanning(path):
     return fan({"path": path})
