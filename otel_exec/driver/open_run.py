@@ -24,6 +24,7 @@ from otel_exec.driver.keeper import Keeper, exported
 from otel_exec.driver.wiring import first_half, settle_in, spool_of
 from otel_exec.errors import OtelExecError
 from otel_exec.guarded_log import warn
+from otel_exec.known_secrets import doubt
 from otel_exec.record.model import EXECUTION, ExecutorRecord
 from otel_exec.record.run_store import JournalLine
 from otel_exec.record.status_model import OpenRecord
@@ -117,6 +118,7 @@ class OpenRun:
         # Once there are threads: what is written outside of the folder can't be taken back.
         self._keeper.begin()
         store.publish_latest()
+        doubt()
         self._fold = TaskFold(self._task, start_ns)
         self._scope = TaskScope(
             self._recorder,

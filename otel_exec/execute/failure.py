@@ -13,7 +13,7 @@ import traceback
 
 from otel_exec.errors import qualified_name
 from otel_exec.execute.envelope import ErrorInfo
-from otel_exec.secrets import hide_known
+from otel_exec.known_secrets import cut, hide_known, uncut
 
 __all__ = ["describe", "of_exit", "refusal"]
 
@@ -28,10 +28,12 @@ _PICKLED_BYTES = 1_000_000
 
 
 def _cut(text: str, limit: int) -> str:
+    """Return the two ends of a text, without known secrets."""
     if len(text) <= limit:
-        return text
+        return hide_known(text)
     half = limit // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
+    stop, start = uncut(text, half), uncut(text, len(text) - half, back=False)
+    return f"{hide_known(text[:stop])}\n... ({start - stop} characters left out) ...\n{hide_known(text[start:])}"
 
 
 def _name(error: BaseException) -> str:
@@ -43,7 +45,7 @@ def _name(error: BaseException) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        text = f"called sys.exit({error.code!r:.200})" if isinstance(error, SystemExit) else str(error)
+        text = f"called sys.exit({cut(repr(error.code), 200)})" if isinstance(error, SystemExit) else str(error)
     except BaseException as broken:
         text = f"<the exception's own str() raised {type(broken).__qualname__}>"
     return _cut(text, _MESSAGE_CHARS).encode("utf-8", "backslashreplace").decode()
@@ -114,9 +116,9 @@ def describe(error: BaseException, *, type_: str | None = None, message: str | N
     """
     return ErrorInfo(
         type=type_ or _name(error),
-        message=message if message is not None else hide_known(_message(error)),
+        message=message if message is not None else _message(error),
         where=_where(error),
-        traceback=hide_known(_traceback(error)),
+        traceback=_traceback(error),
         pickled=_pickled(error),
     )
 

@@ -20,6 +20,7 @@ from otel_exec.aggregate.task_fold import TaskFold
 from otel_exec.clock import System
 from otel_exec.errors import qualified_name
 from otel_exec.execute.ray_presence import guest_of
+from otel_exec.known_secrets import doubt
 from otel_exec.semconv import Outcome
 from otel_exec.spans.current import current_span_id
 from otel_exec.spans.failure import is_cancellation
@@ -197,6 +198,7 @@ def _call(carrier: tuple[str, str, dict[str, Any], str], title: str) -> Iterator
     guest = guest_of(exec_id, System.wall())
     recorder = guest.recorder
     start_ns, span_id = recorder.clock.now_ns(), recorder.ids.span_id()
+    doubt()
     scope = TaskScope(recorder, span_id=span_id, node_id=node_id, sink=TaskFold(span_id, start_ns), attributes=attributes)
     problem: BaseException | None = None
     try:

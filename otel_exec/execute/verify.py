@@ -8,14 +8,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from otel_exec.known_secrets import hide_known
 from otel_exec.semconv import ERROR_VERIFY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from subprocess import Popen
 
 __all__ = ["NotVerified", "check", "commands"]
 
 _FEED_BYTES = 65_536
+# How often a command that prints nothing is asked whether it has ended: what it left behind may hold its pipe for as long as it likes.
+_LOOK_MS = 100
+_LONGEST_LINE = 1 << 20
 
 
 class NotVerified(Exception):
@@ -48,7 +53,7 @@ def check(
         config: what the step's function was given.
         output_path: where the output is; a remote one has no folder to run in.
         environ: the command's environment; `None`: this process's.
-        feed: takes what the command prints; `None`: it prints where this process does.
+        feed: takes what the command prints, without the secrets that are known by value; `None`: it prints where this process does.
 
     Raises:
         NotVerified: it returned non-zero or `False`, or the command can't be run.
@@ -77,8 +82,7 @@ def check(
     with process:
         try:
             if feed is not None and process.stdout is not None:
-                while chunk := process.stdout.read1(_FEED_BYTES):  # type: ignore[attr-defined]  # a pipe's reader is buffered
-                    feed(chunk)
+                _pass_on(process, process.stdout.fileno(), feed)
             code = process.wait()
         except BaseException:
             process.kill()
@@ -86,3 +90,46 @@ def check(
     if code != 0:
         ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise NotVerified(f"the verify command {ended}: {said}")
+
+
+def _pass_on(process: Popen[bytes], fd: int, feed: Callable[[bytes], None]) -> None:
+    """Feed what the command prints until it has ended."""
+    import select
+
+    lines = _Hidden(feed)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    ended = False
+    while True:
+        if poll.poll(0 if ended else _LOOK_MS):
+            chunk = os.read(fd, _FEED_BYTES)
+            if not chunk:
+                break
+            lines.feed(chunk)
+        elif ended:
+            break
+        else:
+            ended = process.poll() is not None
+    lines.close()
+
+
+class _Hidden:
+    """Passes text on without known secrets: by whole lines, so that none is cut in two."""
+
+    def __init__(self, feed: Callable[[bytes], None]) -> None:
+        self._feed = feed
+        self._kept = b""
+
+    def feed(self, data: bytes) -> None:
+        lines, newline, self._kept = (self._kept + data).rpartition(b"\n")
+        if len(self._kept) > _LONGEST_LINE:
+            lines, newline, self._kept = lines + newline + self._kept, b"", b""
+        if lines or newline:
+            self._pass(lines + newline)
+
+    def close(self) -> None:
+        if self._kept:
+            self._pass(self._kept)
+
+    def _pass(self, data: bytes) -> None:
+        self._feed(hide_known(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))

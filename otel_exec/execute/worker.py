@@ -23,7 +23,7 @@ from otel_exec.execute.envelope import ErrorInfo, TaskReport
 from otel_exec.execute.failure import describe, refusal
 from otel_exec.execute.giving_up import give_up
 from otel_exec.execute.packing import unpack
-from otel_exec.secrets import hide_known
+from otel_exec.known_secrets import any_known, doubt, hide_known
 from otel_exec.semconv import Kind, Outcome
 from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, enter_scope
@@ -189,6 +189,7 @@ class Attempt:
         slot = self._list(_TASK, self._task_name(), envelope.span_id)
         if context.carrier:
             os.environ["TRACEPARENT"] = self._traceparent(envelope.span_id)
+        doubt()
         context.meter.begin()
         self.started_ns = self.now()
         self.fold = TaskFold(envelope.span_id, self.started_ns)
@@ -289,7 +290,7 @@ class Attempt:
         span_id = context.recorder.ids.span_id()
         slot = self._list(_VERIFY, "verify", span_id)
         guard = context.guard
-        feed = context.capture.feed if context.capture.pipes else None
+        feed = context.capture.feed if context.capture.pipes or any_known() else None
         environ = {**os.environ, "TRACEPARENT": self._traceparent(span_id)}
         try:
             try:

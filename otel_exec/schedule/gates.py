@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import UsageError, qualified_name
+from otel_exec.known_secrets import hide_known, uncut
 from otel_exec.plan.commands import NotWordsError, shell_words
-from otel_exec.secrets import hide_known
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 
 if TYPE_CHECKING:
@@ -168,5 +168,6 @@ class GateRound:
                 self._process = process
             code = process.wait()
             size = printed.seek(0, os.SEEK_END)
-            printed.seek(max(0, size - _TAIL))
-            return printed.read().decode(errors="replace"), code
+            printed.seek(max(0, size - 2 * _TAIL))
+            text = printed.read().decode(errors="replace")
+            return text[uncut(text, len(text) - _TAIL, back=False) :] if len(text) > _TAIL else text, code

@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from otel_exec.errors import qualified_name
-from otel_exec.secrets import hide_known
 from otel_exec.semconv import ERROR_CANCELLED, Outcome
 from otel_exec.spans import sanitise
 
@@ -39,7 +38,7 @@ def outcome_of(error: BaseException) -> tuple[Outcome, str, str]:
     """
     if isinstance(error, GeneratorExit):
         return Outcome.SUCCESS, "", ""
-    message = hide_known(sanitise.text(error))[:_MAX_MESSAGE]
+    message = sanitise.said(error, _MAX_MESSAGE)
     if is_cancellation(error):
         return Outcome.CANCELLATION, ERROR_CANCELLED, message or type(error).__name__
     return Outcome.FAILURE, error_type(error), message or type(error).__name__

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import context as context_api
 from opentelemetry.trace import Status, StatusCode
 
-from otel_exec.secrets import hide_known
+from otel_exec.known_secrets import suspect
 from otel_exec.semconv import ERROR_TYPE, EXEC_KIND, EXEC_OUTCOME, Outcome
 from otel_exec.spans import sanitise, scope
 from otel_exec.spans.context_access import attach_context, current_context
@@ -91,7 +91,7 @@ class OpenPhase(Frame, PhaseHandle):
                 self._events = []
             if len(self._events) < recorder.limits.events:
                 at_ns = recorder.clock.now_ns() if timestamp is None else int(timestamp)
-                self._events.append((at_ns, sanitise.name(name), sanitise.attributes(attributes or {}, value_limit=recorder.limits.value_length)))
+                self._events.append((at_ns, sanitise.said_name(name), sanitise.attributes(attributes or {}, value_limit=recorder.limits.value_length)))
         except Exception as error:
             recorder.warn(TELEMETRY_FAILED, error)
 
@@ -109,8 +109,8 @@ class OpenPhase(Frame, PhaseHandle):
             stack = ""
         told = {
             "exception.type": error_type(exception),
-            "exception.message": hide_known(sanitise.text(exception)),
-            "exception.stacktrace": hide_known(stack),
+            "exception.message": sanitise.said(exception),
+            "exception.stacktrace": sanitise.said(stack),
             "exception.escaped": str(escaped),
         }
         self.add_event("exception", {**told, **(attributes or {})}, timestamp)
@@ -121,7 +121,7 @@ class OpenPhase(Frame, PhaseHandle):
             code = (status.status_code if isinstance(status, Status) else status).value
             said = status.description if isinstance(status, Status) else description
             if code and (self._status is None or self._status[0] == _STATUS_ERROR):
-                self._status = code, hide_known(sanitise.text(said or "", sanitise.MAX_NAME)) if code == _STATUS_ERROR else ""
+                self._status = code, sanitise.said(said or "", sanitise.MAX_NAME) if code == _STATUS_ERROR else ""
         except Exception as error:
             self.scope.recorder.warn(TELEMETRY_FAILED, error)
 
@@ -181,7 +181,7 @@ class OpenPhase(Frame, PhaseHandle):
         return tokens_of(self.metadata if len(self.metadata) <= limits.attributes else sanitise.attributes(self.metadata, count_limit=limits.attributes))
 
     def _own_text(self) -> str | None:
-        """Return the metadata as it goes into the line; `None` where it does not simply go in: too many attributes, unclean ones, names of ours among them."""
+        """Return the metadata as it goes into the line; `None` where it does not simply go in: too many attributes, unclean ones, names of ours or secrets among them."""
         metadata, limits = cast("dict[str, AttributeValue]", self.metadata), self.scope.recorder.limits
         if (
             limits.value_length is not None
@@ -190,7 +190,8 @@ class OpenPhase(Frame, PhaseHandle):
             or not sanitise.is_clean(metadata)
         ):
             return None
-        return f",{encode_attributes(metadata)}"
+        text = f",{encode_attributes(metadata)}"
+        return None if suspect(text) else text
 
     def _record(self, end_ns: int, error: BaseException | None) -> SpanRecord:
         """Return the finished span."""

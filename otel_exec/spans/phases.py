@@ -265,5 +265,5 @@ def _begin(name: object, metadata: dict[str, object], node_id: object, exec_id: 
     node, execution = sanitise.identifier(node_id), sanitise.identifier(exec_id)
     opened = open_phase(name, metadata, node or None, execution or None, current=current)
     if opened is None and execution and current_scope() is None:
-        return OutsidePhase(execution, node, sanitise.name(name))
+        return OutsidePhase(execution, node, sanitise.said_name(name))
     return opened

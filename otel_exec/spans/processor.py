@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator as SdkIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import get_current_span
 
-from otel_exec.secrets import hide_known
 from otel_exec.semconv import (
     ERROR_TYPE,
     EXEC_EDGE,
@@ -205,26 +204,20 @@ def _record(span: ReadableSpan, scope: TaskScope, ahead_ns: int) -> SpanRecord:
         f"{ids.trace_id:032x}" if ids is not None else recorder.trace_id,
         f"{ids.span_id:016x}" if ids is not None else recorder.ids.span_id(),
         f"{parent.span_id:016x}" if parent is not None and parent.is_valid else "",
-        sanitise.name(span.name),
+        sanitise.said_name(span.name),
         "",
         start_ns,
         max(start_ns, (span.end_time or 0) + ahead_ns),
         attributes,
         tuple(_link(link, scope) for link in span.links),
         span.status.status_code.value,
-        hide_known(sanitise.text(span.status.description or "", sanitise.MAX_NAME)),
+        sanitise.said(span.status.description or "", sanitise.MAX_NAME),
         span.kind.value + 1,  # the API counts from 0, OTLP from 1
-        tuple((event.timestamp + ahead_ns, sanitise.name(event.name), _without_secrets(_clean(event.attributes, scope))) for event in span.events),
+        tuple((event.timestamp + ahead_ns, sanitise.said_name(event.name), _clean(event.attributes, scope)) for event in span.events),
         sanitise.name(span.instrumentation_scope.name) if span.instrumentation_scope is not None else "",
         recorder.flags | (REMOTE_PARENT if parent is not None and parent.is_remote else 0),
         ids.trace_state.to_header() if ids is not None and ids.trace_state else "",
     )
-
-
-def _without_secrets(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
-    """Return an event's attributes with what an exception said hidden where we know it for a secret."""
-    said = {key: hide_known(value) for key, value in attributes.items() if key.startswith("exception.") and isinstance(value, str)}
-    return {**attributes, **said} if said else attributes
 
 
 def _begin(scope: TaskScope, span_id: str, parent: str, above: str, name: str, attributes: Mapping[str, object]) -> _AsPhase:

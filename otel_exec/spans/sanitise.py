@@ -1,6 +1,6 @@
 """Cleaning what the user's code hands in, so that every receiver takes it.
 
-What comes in: names and attribute values of any type. What goes out: text without lone surrogates, and values that OTLP can carry: str, bool,
+What comes in: names and attribute values of any type. What goes out: text without lone surrogates and without secrets that are known by value, and values that OTLP can carry: str, bool,
 64-bit int, finite float, flat lists of one of them. Never raises, whatever a value's own `__str__` does. Imports no OpenTelemetry.
 
 Source: OpenTelemetry specification 1.49, "Attribute"; receivers refuse a whole request for one NaN, null or lone surrogate (measured: docs/decisions/008).
@@ -12,13 +12,28 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from otel_exec.known_secrets import cut, suspect
 from otel_exec.secrets import MASK, is_secret_field
 from otel_exec.semconv import NODES_ROW, OTHERS_ROW, UNACCOUNTED_ROW
 
 if TYPE_CHECKING:
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["MAX_ITEMS", "MAX_KEY", "MAX_NAME", "MAX_TEXT", "attribute", "attributes", "identifier", "is_clean", "name", "phase_name", "text"]
+__all__ = [
+    "MAX_ITEMS",
+    "MAX_KEY",
+    "MAX_NAME",
+    "MAX_TEXT",
+    "attribute",
+    "attributes",
+    "identifier",
+    "is_clean",
+    "name",
+    "phase_name",
+    "said",
+    "said_name",
+    "text",
+]
 
 # A request stays below gRPC's default limit of 4 MB even with many attributes at these bounds.
 MAX_NAME = 1024
@@ -49,6 +64,11 @@ def text(value: object, limit: int = MAX_TEXT) -> str:
     return result
 
 
+def said(value: object, limit: int = MAX_TEXT) -> str:
+    """Return `value` as `text` does, without the secrets that are known by value: what the user's code or somebody else's said."""
+    return cut(text(value, limit + MAX_TEXT), limit)
+
+
 def name(value: object) -> str:
     """Return `value` as a span's, phase's or event's name."""
     if type(value) is str and len(value) <= MAX_NAME and value.isascii():
@@ -56,9 +76,15 @@ def name(value: object) -> str:
     return text(value, MAX_NAME)
 
 
-def phase_name(value: object) -> str:
-    """Return `value` as a phase's name: as `name`, but what is the name of a row of ours (`(nodes)`) stands in quotes, so that it is not counted there."""
+def said_name(value: object) -> str:
+    """Return `value` as `name` does, without known secrets."""
     clean = name(value)
+    return said(value, MAX_NAME) if suspect(clean) or len(clean) == MAX_NAME else clean
+
+
+def phase_name(value: object) -> str:
+    """Return `value` as a phase's name: as `said_name`, but what is the name of a row of ours (`(nodes)`) stands in quotes, so that it is not counted there."""
+    clean = said_name(value)
     return f"'{clean}'" if clean in _ROWS else clean
 
 
@@ -91,7 +117,7 @@ def attributes(values: Mapping[str, object], *, value_limit: int | None = None, 
         plain = attribute(value, limit)
         if plain is None:
             continue
-        clean_key = text(key, MAX_KEY)
+        clean_key = said(key, MAX_KEY) if suspect(text(key)) else text(key, MAX_KEY)
         if is_secret_field(clean_key, plain):
             plain = MASK
         if not clean_key or (len(cleaned) >= count_limit and clean_key not in cleaned):
@@ -101,7 +127,7 @@ def attributes(values: Mapping[str, object], *, value_limit: int | None = None, 
 
 
 def is_clean(values: Mapping[str, AttributeValue]) -> bool:
-    """Whether `attributes` would surely leave `values` as they are. Fast; says no to lists and to text that is not ASCII, which may be clean as well."""
+    """Whether `attributes` would surely leave `values` as they are, but for secrets known by value. Fast; says no to lists and to text that is not ASCII, which may be clean as well."""
     for key, value in values.items():
         kind = type(value)
         if kind is str:
@@ -145,8 +171,9 @@ def _scalar(value: object, limit: int) -> str | bool | int | float | None:
             if isinstance(plain, bool | int | float | str):
                 return _scalar(plain, limit)
     except Exception:
-        return text(value, limit)
-    return text(value, limit)
+        return said(value, limit)
+    plain = text(value, limit)
+    return said(value, limit) if len(plain) >= limit or suspect(plain) else plain
 
 
 def _long_int(number: int, limit: int) -> str:

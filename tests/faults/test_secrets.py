@@ -11,6 +11,7 @@ SCRIPT = '''
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 from otel_exec import deferred, executor_main, output, phase, step, versioned
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ def _work(config: Config) -> None:
     assert config.api_key == os.environ["PLANTED"] + "-1", "the function gets the secret itself"
     with phase("call", auth_token=config.api_key, tokens=3):
         Path(config.out, "titles").write_bytes(_titles())
+    with phase("ask " + os.environ["SERVICE_TOKEN"], header=os.environ["OTEL_EXPORTER_OTLP_HEADERS"], note="got " + os.environ["SERVICE_TOKEN"]):
+        pass
     with phase("log in"):
-        raise ValueError("it failed with the token " + os.environ["SERVICE_TOKEN"])
+        raise ValueError("it failed with the token " + os.environ["SERVICE_TOKEN"] + " at https://u:" + quote(os.environ["PGPASSWORD"]) + "@h/")
 
 work = deferred(_work)
 
@@ -53,14 +56,23 @@ def one(number, access_token):
     inner = Inner(versioned(planted + "-3"))
     return work(Config(versioned(number), planted + "-1", versioned(planted + "-2"), inner, {"private_key": planted + "-4", "ok": 1}, output()))
 
+def _nothing(number, out):
+    pass
+
+nothing = deferred(_nothing)
+
+@step("checked/{number}", verify=["sh", "-c", "echo verified with $SERVICE_TOKEN; echo $SERVICE_TOKEN >&2; exit 3"])
+def checked(number):
+    return nothing(versioned(number), output())
+
 if __name__ == "__main__":
-    executor_main(steps=[one(1, os.environ["PLANTED"] + "-5")], description="secrets")
+    executor_main(steps=[one(1, os.environ["PLANTED"] + "-5"), checked(1)], description="secrets")
 '''
 PLANTED = "hunter2planted"
 
 
 def test_what_is_planted_is_found_nowhere(tmp_path, receiver):
-    """Config fields, nested and versioned ones, bound arguments, phase metadata, headers, the endpoint's own user and password, and a token of the environment in an error's own text."""
+    """Config fields, nested and versioned ones, bound arguments, phase metadata, headers, the endpoint's own user and password; a token of the environment in an error's own text, in a phase's name and metadata, and in what a verify command prints."""
     (tmp_path / "exp.py").write_text(SCRIPT, encoding="utf-8")
     environment = clean_environment(
         PLANTED=PLANTED,
@@ -68,6 +80,7 @@ def test_what_is_planted_is_found_nowhere(tmp_path, receiver):
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         OTEL_EXPORTER_OTLP_HEADERS=f"authorization=Bearer%20{PLANTED}-8,x-api-key={PLANTED}-9",
         SERVICE_TOKEN=f"{PLANTED}-10",
+        PGPASSWORD=f"/{PLANTED}+11'",
         OTEL_EXEC_EXIT_TIMEOUT="5",
     )
     run = subprocess.run(
@@ -80,6 +93,8 @@ def test_what_is_planted_is_found_nowhere(tmp_path, receiver):
     )
     assert run.returncode == 1, run.stderr.decode()
     assert b"it failed" in run.stderr
+    assert b"verified with ***" in run.stderr
+    assert any(span.name == "ask ***" for span in receiver.spans)
     printed = [run.stdout, run.stderr]
     for command in (["summary", "out"], ["summary", "out", "--json"], ["status", "out", "--json"], ["runs", "out"], ["metrics", "out"]):
         told = otel_exec(*command, cwd=tmp_path)

@@ -274,10 +274,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         kind = self.headers.get("content-type", "")
         receiver = self.server.receiver
-        metrics = self.path == "/v1/metrics" and receiver.has_metrics
+        path = self.path.partition("?")[0]
+        metrics = path == "/v1/metrics" and receiver.has_metrics
         message = metrics_service.ExportMetricsServiceRequest if metrics else trace_service.ExportTraceServiceRequest
         try:
-            if self.path != "/v1/traces" and not metrics:
+            if path != "/v1/traces" and not metrics:
                 return self._send(404, b"", "text/plain", {})
             if kind == "application/json":
                 request = parse_json(body, message())

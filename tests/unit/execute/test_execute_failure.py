@@ -70,3 +70,14 @@ def test_deep_recursion_and_lone_surrogates():
 def test_ends_of_processes(code, says):
     """Exit codes and signals are named."""
     assert says in of_exit(code)
+
+
+def test_a_secret_across_the_cut_is_not_shown_by_half(monkeypatch):
+    """Long messages and tracebacks are cut beside what is hidden in them, never through it."""
+    secret = "wJalrXUtnFEMI0K7MDENG0bPxRfiCY"
+    monkeypatch.setenv("SERVICE_TOKEN", secret)
+    for before in (3_980, 3_999, 4_000):
+        info = describe(raised(ValueError("x" * before + secret + "y" * 9_000 + secret + "x" * before)))
+        assert not any(part in info.message + info.traceback for part in (secret[:8], secret[-8:]))
+    info = describe(raised(SystemExit("x" * 190 + secret)))
+    assert secret[:8] not in info.message

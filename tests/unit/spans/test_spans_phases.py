@@ -16,6 +16,7 @@ import pytest
 from opentelemetry import context as context_api
 from opentelemetry import trace
 
+from otel_exec import known_secrets
 from otel_exec.aggregate.task_fold import TaskFold, fold_task
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.phases import TaskScope, current_scope, enter_scope, phase
@@ -627,3 +628,26 @@ def test_a_wait_that_cannot_be_told_of_is_off_the_list(tmp_path, caplog):
         assert [entry.name for entry in table.entries()] == ["map_tasks"]
     assert not table.entries()
     table.remove()
+
+
+def test_known_secrets_are_in_no_line_of_a_phase(tmp_path, monkeypatch):
+    """In its name and its metadata, which go into the line without a record in between; and in what is set or told while it is open."""
+    monkeypatch.setenv("SERVICE_TOKEN", "hf_01234'6789")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abcdef0123456789")
+    known_secrets.doubt()
+    spool = SpoolWriter(str(tmp_path), "worker-0", {})
+    run = Run(recorder={"spool": spool})
+    with enter_scope(run.scope):
+        with phase("ask hf_01234'6789", note="got hf_01234'6789", header="authorization=Bearer abcdef0123456789", n=1) as opened:
+            opened.add_event("ask hf_01234'6789", {"note": "hf_01234'6789"})
+        with phase("plain", note="got hf_01234'6789", n=1):
+            pass
+        with phase("plain", note="Basic aGZfMDEyMzQnNjc4OQ=="):
+            pass
+    assert set(run.finish()) >= {"ask ***", "plain"}
+    spool.close()
+    first, second, third = read_spool(str(tmp_path))
+    assert (first.name, first.attributes["note"], first.attributes["header"], first.attributes["n"]) == ("ask ***", "got ***", "authorization=***", 1)
+    assert [(name, values) for _, name, values in first.events] == [("ask ***", {"note": "***"})]
+    assert (second.attributes["note"], third.attributes["note"]) == ("got ***", "Basic ***")
+    assert b"6789" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from otel_exec import known_secrets
 from otel_exec.spans import sanitise
 
 
@@ -70,3 +71,25 @@ def test_limits_of_the_environment_are_kept():
 def test_keys_that_are_no_text_become_text_and_empty_ones_go():
     """Attribute keys are text that is not empty."""
     assert sanitise.attributes({1: "a", "": "b"}) == {"1": "a"}
+
+
+def test_known_secrets_are_in_no_value_and_no_name(monkeypatch):
+    """Nor in lists, keys, and texts that are cut; what holds none is the same object, and clean."""
+    monkeypatch.setenv("SERVICE_TOKEN", "hf_0123456789")
+    known_secrets.doubt()
+    given = {"note": "got hf_0123456789", "many": ["hf_0123456789", "b"], "for hf_0123456789": 1, "n": 1}
+    assert sanitise.attributes(given) == {"note": "got ***", "many": ["***", "b"], "for ***": 1, "n": 1}
+    assert sanitise.attributes({"note": given["note"]}, value_limit=9) == {"note": "got "}
+    assert sanitise.phase_name("call hf_0123456789") == "call ***"
+    assert sanitise.phase_name("x" * 1020 + "hf_0123456789") == "x" * 1020
+    plain = "an ordinary name"
+    assert sanitise.phase_name(plain) is plain
+
+
+def test_a_task_that_begins_looks_at_the_environment_again(monkeypatch):
+    """A secret that was set meanwhile is hidden from then on."""
+    known_secrets.doubt()
+    assert sanitise.attributes({"note": "hf_0123456789"}) == {"note": "hf_0123456789"}
+    monkeypatch.setenv("SERVICE_TOKEN", "hf_0123456789")
+    known_secrets.doubt()
+    assert sanitise.attributes({"note": "hf_0123456789"}) == {"note": "***"}
