@@ -71,7 +71,7 @@ def _token() -> list[tuple[str, str]]:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return []
     try:
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # not in its stub
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined, unused-ignore]  # not in its stub, where Ray is installed
 
         loader = AuthenticationTokenLoader.instance()
         if not loader.has_token(ignore_auth_mode=True):
