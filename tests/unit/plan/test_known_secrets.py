@@ -138,7 +138,7 @@ def test_variables_that_are_none(name):
     ("name", "value"),
     [
         ("SSH_KEY", "~/.ssh/id_ed25519"),
-        ("PROJECT_PWD", "/home/somebody/project"),
+        ("PROJECT_PWD", "/data/somebody/project"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/run/secrets/google.json"),
         ("FILE_PAT", "*.parquet"),
         ("KERBEROS_AUTH", "required"),
