@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from otel_exec import semconv
-from otel_exec.errors import FanOutError
+from otel_exec.errors import FanOutError, qualified_name
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.door import LocalHands
 from otel_exec.execute.failure import describe
@@ -263,7 +263,13 @@ def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Pack
             os.environ["TRACEPARENT"] = f"00-{context.recorder.trace_id}-{envelope.span_id}-0{1 if context.settings.sampled else 0}"
             report, value, _ = run_item(context, envelope, fn, item, measure=True)
             if report.error is None:
-                packed = packer.value(value)
+                try:
+                    packed = packer.value(value)
+                except Exception as error:
+                    kind = qualified_name(type(value))
+                    raise TypeError(
+                        f"the result of item {envelope.index}, a {kind}, can't be sent back to its step: {error}; return plain data, or write a file and return its path"
+                    ) from error
                 del value
                 if folder is not None and len(packed) > _RESULT_BYTES:
                     report = msgspec.structs.replace(report, file=_spill(folder, packed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ def attach(address: str | None, workers: int | None, resources: Mapping[str, flo
                     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
                 else:
                     _start_here(workers, resources)
+                _hush()
             except Exception as error:  # Ray raises plain ones, too
                 ray.shutdown()
                 what = f"no Ray cluster can be reached at {address}" if address is not None else "no local Ray cluster can be started"
@@ -160,6 +162,15 @@ def node_lines(wanted: Mapping[str, float]) -> tuple[list[str], list[str]]:
 
 
 _BORING = frozenset({"object_store_memory"})
+
+
+def _hush() -> None:
+    """Of each worker process that dies Ray tells its driver a paragraph on stdout, whatever it was told; the run says by itself what that means. Where the user connected, that is his."""
+    from ray._private import ray_logging
+
+    talker = getattr(ray_logging, "stdout_deduplicator", None)
+    if talker is not None and getattr(talker, "skip_re", talker) is None:  # of another Ray, or told by the user what to skip
+        talker.skip_re = re.compile("A worker died or was killed while executing a task")
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ def lost_to(error: BaseException) -> Loss:
         return Loss(ERROR_WORKER_DIED, "the Ray worker process that it ran in has ended unexpectedly", blameless=True)
     if isinstance(error, exceptions.ObjectStoreFullError | exceptions.OutOfDiskError):
         return Loss(ERROR_OBJECT_STORE, f"Ray's object store has no room for it: {_first(error)}", blameless=False)
+    if isinstance(error, exceptions.RuntimeEnvSetupError):
+        return Loss(ERROR_WORKER_SETUP, f"its runtime_env can't be made on a node: {_last(error)}", blameless=False)
     if isinstance(error, exceptions.RayTaskError):
         cause = error.cause
         if isinstance(cause, exceptions.RayError):
@@ -51,3 +53,8 @@ def lost_to(error: BaseException) -> Loss:
 def _first(error: BaseException) -> str:
     """Return the first line of an error's text, bounded."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:_SENTENCE_CHARS]
+
+
+def _last(error: BaseException) -> str:
+    """Return the last line, bounded: of a text that is a traceback, what it came to."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:_SENTENCE_CHARS]

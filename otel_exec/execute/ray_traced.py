@@ -41,11 +41,13 @@ def traced(target: Any) -> Any:
     """Return a remote function or actor class whose calls, made inside a step, belong to the run's trace; generators and async actors included.
 
     Args:
-        target: what `ray.remote` made; its options stay.
+        target: what `ray.remote` made; its options stay. What `traced` made is returned as it is.
 
     Raises:
         TypeError: it is neither.
     """
+    if isinstance(target, _Calling | _ActorMaker):
+        return target
     if isinstance(target, RemoteFunction):
         options = {key: value for key, value in target._default_options.items() if value is not None}
         wrapped = _wrap(target._function, target._function.__qualname__)

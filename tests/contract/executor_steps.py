@@ -81,6 +81,14 @@ def return_odd(config):
     return threading.Lock() if config == "lock" else bytearray(50_000_000)
 
 
+def _unsendable(what):
+    return threading.Lock() if what == "result" else raise_unpicklable(None)
+
+
+def fan_unsendable(config):
+    map_tasks(_unsendable, [config], timeout=60.0)  # with a timeout its owner runs none
+
+
 def chatter(config):
     print("to stdout")
     print("to stderr", file=sys.stderr)

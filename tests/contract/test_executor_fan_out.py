@@ -104,6 +104,23 @@ def test_the_first_failure_is_raised_as_itself(rig):
     assert [span.attributes["exec.task.id"] for span in failed] == ["step/3"]
 
 
+@pytest.mark.parametrize("what", ["result", "exception"])
+def test_what_an_item_can_not_send_back_is_a_sentence(rig, what):
+    """Of a result: which item, what it is, what to do. Of an exception: its own type and words; where nothing is sent, both are what they are."""
+    rig.submit(steps.fan_unsendable, what)
+    report = rig.report()
+    if what == "result" and rig.kind in {"inline", "threads"}:
+        succeeded(report)
+    elif what == "result":
+        assert (report.outcome, report.error.type) == ("failure", "TypeError")
+        assert report.error.message.startswith("the result of item 0, a _thread.lock, can't be sent back to its step: cannot pickle")
+        assert report.error.message.endswith("; return plain data, or write a file and return its path")
+    elif rig.kind in {"inline", "threads"}:
+        assert report.error.type == "executor_steps.Unpicklable"
+    else:
+        assert (report.error.type, report.error.message) == ("otel_exec.errors.FanOutError", "item 0: executor_steps.Unpicklable: this and that")
+
+
 def test_the_failure_can_be_caught(rig):
     """The owner may catch it; the note names item, attempt and worker."""
     rig.submit(steps.fan_catching)

@@ -105,6 +105,17 @@ def test_a_program_that_is_connected_to_another_cluster_is_told(tmp_path, shared
     assert run_in(tmp_path, ray_steps.ending(), executor="ray", ray_address=f"localhost:{here.rpartition(':')[2]}").outcome == "success"
 
 
+def test_a_runtime_env_that_can_not_be_made_is_named():
+    """What it came to, not Ray's first line, nor the traceback of its agent."""
+    from otel_exec.execute.ray_failure import lost_to
+
+    ray = needs_ray()
+    said = "Failed to set up runtime environment.\n[Node 1] Traceback (most recent call last):\n  File\nFileNotFoundError: [Errno 2] No such file or directory: '/no/such.zip'\n"
+    loss = lost_to(ray.exceptions.RuntimeEnvSetupError(said))
+    assert (loss.error_type, loss.blameless) == ("worker_setup", False)
+    assert loss.reason == "its runtime_env can't be made on a node: FileNotFoundError: [Errno 2] No such file or directory: '/no/such.zip'"
+
+
 def test_without_ray_the_install_line_is_named(monkeypatch):
     """Ray is an extra: who asks for its executor without it is told how to get it."""
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -186,7 +186,7 @@ def test_two_runs_at_once_in_one_cluster(tmp_path):
 
 
 def test_calls_of_the_users_own_remote_code_belong_to_the_trace(tmp_path):
-    """traced(): functions, generators, actors and async actors are spans under the phase that called, as the user's own; what they time lies in them and in no numbers."""
+    """traced(), once or twice: functions, generators, actors and async actors are spans under the phase that called, as the user's own; what they time lies in them and in no numbers."""
     record = run_in(tmp_path, ray_steps.using_ray("w"), executor="ray")
     trace = check_run(record)
     calls = [span for span in trace.of("") if span.name.startswith("ray ")]

@@ -176,6 +176,7 @@ def _use_ray(config):
     from otel_exec.on_ray import traced
 
     @traced
+    @traced
     @ray.remote
     def double(n):
         with phase("doubling"):
@@ -186,6 +187,7 @@ def _use_ray(config):
     def count(n):
         yield from range(n)
 
+    @traced
     @traced
     @ray.remote
     class Adder:
