@@ -13,6 +13,7 @@ from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, reserve, step_files, storage
 from otel_exec.record.process_id import holder_text
+from otel_exec.record.spare import with_descriptor
 from otel_exec.semconv import Outcome, StatusWord
 
 if TYPE_CHECKING:
@@ -121,15 +122,16 @@ class AttemptFiles:
             "trace_id": recorder.trace_id,
             "span_id": envelope.parent_span_id,
         }
+        info = step_files.merge_info(envelope.info, measured)
         try:
-            step_files.write_info(envelope.output_path, step_files.merge_info(envelope.info, measured))
+            with_descriptor(lambda: step_files.write_info(envelope.output_path, info))
         except (RecordError, OSError) as error:
             self._warnings.append(("info_not_written", str(error)))
 
     def release(self) -> None:
         """Let the lock go; what goes wrong is a warning."""
         try:
-            locks.release(self._envelope.output_path, self._settings.lock_holder)
+            with_descriptor(lambda: locks.release(self._envelope.output_path, self._settings.lock_holder))
         except (RecordError, OSError) as error:
             self._warnings.append(("lock_not_released", str(error)))
 

@@ -13,9 +13,11 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from otel_exec.execute.output_log import Bounded, LogFile
+from otel_exec.record.spare import with_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +106,7 @@ class _Log:
         path = None
         if self.error is None:
             try:
-                path = self.file.finish(self.kept)
+                path = with_descriptor(partial(self.file.finish, self.kept))
             except OSError as error:
                 self.error = error
         self.file.close()

@@ -15,12 +15,19 @@ from otel_exec.errors import qualified_name
 from otel_exec.execute.envelope import ErrorInfo
 from otel_exec.known_secrets import cut, hide_known, uncut
 
-__all__ = ["describe", "of_exit", "refusal"]
+__all__ = ["CUT_OFF", "SPENT", "describe", "of_exit", "refusal"]
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # Where code lies that nobody who runs experiments has written: the standard library, the interpreter's own, what was installed.
 _LIBRARIES = (os.path.dirname(os.path.abspath(os.__file__)) + os.sep, "<frozen")
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+
+# What a worker process ends with where the code that it ran has closed its line to the driver, or has left it no file descriptors.
+CUT_OFF, SPENT = 78, 79
+_OF_OURS = {
+    CUT_OFF: "the code that it ran closed file descriptors that were not its own (os.closerange?), the worker process's line to its driver among them",
+    SPENT: "the code that it ran left the worker process without file descriptors: it keeps too many open, or closed those of others (see ulimit -n)",
+}
 
 _MESSAGE_CHARS = 8_000
 _TRACEBACK_CHARS = 64_000
@@ -137,6 +144,8 @@ def of_exit(returncode: int | None) -> str:
     """Return one sentence on how a process ended, from its `Popen.returncode`."""
     if returncode is None:
         return "the worker ended in an unknown way"
+    if returncode in _OF_OURS:
+        return _OF_OURS[returncode]
     if returncode >= 0:
         return f"the worker process ended with exit code {returncode}"
     try:

@@ -12,6 +12,7 @@ from otel_exec.execute import verify
 from otel_exec.execute.capture import ProxiedStreams, StreamCapture
 from otel_exec.execute.context import Call, WorkerContext
 from otel_exec.execute.door import Door, Hands, NoHands
+from otel_exec.record.spare import keep_descriptor
 from otel_exec.spans.open_spans import OpenSpanTable
 from otel_exec.spans.recorder import Recorder
 from otel_exec.spans.spool import SpoolWriter
@@ -58,6 +59,7 @@ class InProcess:
             trace_state=settings.trace_state,
             limits=settings.limits,
         )
+        keep_descriptor()
         self.streams = ProxiedStreams()
         self.streams.start()
 

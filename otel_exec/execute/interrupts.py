@@ -122,6 +122,12 @@ class ThreadGuard(Guard):
     def __init__(self) -> None:
         super().__init__()
         self._thread = 0
+        # Imported here: a task may have used up the process's descriptors by the time that it is interrupted.
+        import ctypes
+
+        self._python = ctypes.pythonapi
+        self._id = ctypes.c_ulong
+        self._exception = ctypes.py_object(KeyboardInterrupt)
 
     def begin(self, sequence: int) -> None:
         """A task starts on the calling thread."""
@@ -132,14 +138,10 @@ class ThreadGuard(Guard):
         """The user's code has ended: an exception that was set but has not come yet is taken back."""
         super().disarm()
         if self.interrupted:
-            import ctypes
-
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
+            self._python.PyThreadState_SetAsyncExc(self._id(self._thread), None)
 
     def _raise(self) -> None:
-        import ctypes
-
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(KeyboardInterrupt))
+        self._python.PyThreadState_SetAsyncExc(self._id(self._thread), self._exception)
 
 
 class InlineGuard(Guard):

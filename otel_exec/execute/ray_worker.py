@@ -32,6 +32,7 @@ from otel_exec.execute.ray_presence import presence_of
 from otel_exec.execute.ray_wire import Begun, ItemDone, ItemSent, StepDone, StepSent, encode
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.worker import run_attempt
+from otel_exec.record.spare import keep_descriptor
 from otel_exec.spans import provider
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class RayWorker:
             carrier=True,
         )
         self._umask = current_umask()
+        keep_descriptor()
         self._sequences = itertools.count(1)
         self._sequence = 0
         self._span_id = ""

@@ -9,6 +9,7 @@ Starting is quick because little is imported: no SDK, no exporter, no cloudpickl
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import mmap
@@ -19,7 +20,8 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -29,6 +31,7 @@ from otel_exec.execute.capture import ScratchCapture
 from otel_exec.execute.context import WorkerContext, current_umask
 from otel_exec.execute.door import Door, Hands, NoHands
 from otel_exec.execute.envelope import TaskEnvelope
+from otel_exec.execute.failure import CUT_OFF, SPENT
 from otel_exec.execute.interrupts import SignalGuard
 from otel_exec.execute.items import ItemEnvelope
 from otel_exec.execute.packing import BlobStore, Packer, StandInMain, open_blobs
@@ -36,6 +39,7 @@ from otel_exec.execute.process_fan_out import FanOuts, run_remote_item
 from otel_exec.execute.rusage import ProcessMeter
 from otel_exec.execute.wire import Hello, Kind, Link, Message, frame
 from otel_exec.execute.worker import run_attempt
+from otel_exec.record.spare import keep_descriptor, was_needed
 from otel_exec.record.storage import is_remote
 from otel_exec.spans import provider
 from otel_exec.spans.open_spans import OpenSpanTable
@@ -52,6 +56,10 @@ _BEAT_S = 1.0
 _SOON_S = 0.1
 _ANSWER_S = 30.0
 _PR_SET_PDEATHSIG = 1
+# How long an attempt that has closed its worker's line to the driver may go on: as long as the driver waits for a process that hangs up to end.
+_LAST_WORDS_S = 0.2
+# What is said of a descriptor that somebody has closed, or put another file in the place of.
+_CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN})
 
 _step_decoder = msgspec.msgpack.Decoder(tuple[TaskEnvelope, bytes])
 _item_decoder = msgspec.msgpack.Decoder(ItemEnvelope)
@@ -119,6 +127,7 @@ class Worker:
         _log_to_stderr()
         self._cwd = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
         self._umask = current_umask()
+        keep_descriptor()
         folder = os.path.join(settings.run_folder, "spans")
         writer = writer_name(hello.worker_id)
         self.spool = SpoolWriter(folder, writer, {**dict(settings.resource), "process.pid": os.getpid()})
@@ -157,7 +166,10 @@ class Worker:
         self.link.send(frame(Kind.READY, wire.U64.pack(self.clock.now_ns())))
         gc.freeze()  # what was imported is never garbage: collections in tasks needn't look at it
         while True:
-            data = self._receive()
+            try:
+                data = self._receive()
+            except OSError:  # the code that it ran has closed the queue
+                self._leave(CUT_OFF)
             if not data:
                 break
             sequence, kind, body = wire.read_message(data)
@@ -205,6 +217,8 @@ class Worker:
         self._busy = False
         assert report is not None, "a process is never abandoned"
         self._done(Kind.REPORT, sequence, _encode_report(report))
+        if report.error is not None or report.warnings or was_needed():
+            self._look_at_descriptors()
 
     def _run_item(self, sequence: int, body: bytes) -> None:
         self._flush()
@@ -217,6 +231,29 @@ class Worker:
         self._busy = False
         self._restore()
         self._done(Kind.ITEM_DONE, sequence, _encoder.encode(report))
+        if report.error is not None:
+            self._look_at_descriptors()
+
+    def _look_at_descriptors(self) -> None:
+        """After something went wrong: where the code that ran has left this process no descriptor to open a file with, or none to work with, another takes its place."""
+        try:
+            os.close(os.dup(self._cwd))
+            self.capture.position()
+        except OSError:
+            self._leave(SPENT if self._has_line() else CUT_OFF)
+
+    def _has_line(self) -> bool:
+        try:
+            self.link.sock.getpeername()
+        except OSError:
+            return False
+        return True
+
+    def _leave(self, code: int) -> NoReturn:
+        """End the process, after what there is to tell is told."""
+        self._flush()
+        self.spool.close()
+        os._exit(code)
 
     def _done(self, kind: int, sequence: int, body: bytes) -> None:
         self.pending.append(frame(kind, wire.U64.pack(sequence) + body))
@@ -253,8 +290,18 @@ class Worker:
             for kind, payload in first:
                 self._on_frame(kind, payload)
             self._listen_on()
+        except OSError as error:
+            if error.errno in _CLOSED:
+                self._cut_off()
         finally:  # the driver is gone, or we can't hear it any more
             os.killpg(os.getpid(), signal.SIGKILL)
+
+    def _cut_off(self) -> NoReturn:
+        """The code that runs has closed our line to the driver, who takes us for dead: it may just end yet, and write down how."""
+        deadline_ns = self.clock.now_ns() + int(_LAST_WORDS_S * 1e9)
+        while self._busy and self.clock.now_ns() < deadline_ns:
+            time.sleep(0.01)
+        os._exit(CUT_OFF)
 
     def _listen_on(self) -> None:
         frames = wire.Frames()
@@ -273,18 +320,17 @@ class Worker:
                 continue
             if os.getppid() != self.hello.driver_pid:
                 return
-            if not tied:
-                tied = True
-                if self.hello.tied:
-                    _die_with_parent()
-            self.spool.flush()
-            flood = self.capture.look()
-            if self.capture.cut:
-                wire.SLOT.pack_into(self._page, self._slot_at, wire.U64.unpack_from(self._page, self._slot_at)[0], wire.NO_OFFSET)
-            now_ns = self.clock.now_ns()
-            if self._busy and now_ns - beat_ns >= _BEAT_S * 0.9e9:
-                beat_ns = now_ns
-                self.link.send(frame(Kind.BEAT, _encoder.encode((now_ns, self.table.entries()))))
+            flood = False
+            with contextlib.suppress(Exception):  # the code that runs may have used up descriptors or memory: nothing of this is worth its worker
+                tied = tied or not self.hello.tied or _die_with_parent()
+                self.spool.flush()
+                flood = self.capture.look()
+                if self.capture.cut:
+                    wire.SLOT.pack_into(self._page, self._slot_at, wire.U64.unpack_from(self._page, self._slot_at)[0], wire.NO_OFFSET)
+                now_ns = self.clock.now_ns()
+                if self._busy and now_ns - beat_ns >= _BEAT_S * 0.9e9:
+                    beat_ns = now_ns
+                    self.link.send(frame(Kind.BEAT, _encoder.encode((now_ns, self.table.entries()))))
             wait_s = _SOON_S if flood else _BEAT_S if not self._busy else _BEAT_S / 2
 
     def _on_frame(self, kind: int, payload: bytes) -> None:
@@ -325,11 +371,16 @@ def _log_to_stderr() -> None:
     logging.root.setLevel(logging.INFO)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process with the driver's main thread: also while C code holds the GIL. Linux alone."""
+def _die_with_parent() -> bool:
+    """Have the kernel kill this process with the driver's main thread: also while C code holds the GIL. Linux alone. Returns whether it is done with: imports may fail for now."""
     if sys.platform != "linux":
-        return
-    import ctypes
+        return True
+    try:
+        import ctypes
 
-    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except AttributeError:
+        return True
+    except (OSError, ImportError):
+        return False
+    return True

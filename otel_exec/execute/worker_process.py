@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from otel_exec.execute import wire
+from otel_exec.execute.failure import CUT_OFF
 from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import OPEN_SUFFIX, read_open
 from otel_exec.spans.spool import mend_spool
@@ -193,10 +194,11 @@ class WorkerProcess:
         return self.popen.poll() is not None
 
     def bury(self) -> int | None:
-        """The process has ended (or is about to): reap it, end what it left behind, close the sockets; returns its return code."""
+        """The process has ended (or is about to): reap it, end what it left behind, close the sockets; returns its return code, `CUT_OFF` where it had to be ended here."""
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may have closed its socket on its way out
             self.popen.wait(_LAST_WORDS_S)
-        if self.popen.poll() is None:
+        cut_off = self.popen.poll() is None
+        if cut_off:
             self.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(5)
@@ -209,4 +211,4 @@ class WorkerProcess:
             self.pid_fd = -1
         if self.own_queue:
             self.queue.close()
-        return self.popen.returncode
+        return CUT_OFF if cut_off else self.popen.returncode

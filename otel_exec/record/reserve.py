@@ -1,6 +1,7 @@
 """Room that is kept for outcomes: a file in the run's folder, given back to the disk piece by piece when that is full.
 
-What comes in: the run's folder, and a write that may find no room. What goes out: the same write, done with room from the reserve (decision 027).
+What comes in: the run's folder, and a write that may find no room. What goes out: the same write, done with room from the reserve (decision 027), and with a descriptor
+that was kept (`spare.py`).
 Spans, status and record never ask for it: they give up first. Any process of the run may take a piece; nobody else's files are touched.
 """
 
@@ -11,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from otel_exec.errors import NO_ROOM, RecordError
+from otel_exec.record.spare import with_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +58,7 @@ def with_room(folder: str, write: Callable[[], _Result]) -> _Result:
     """
     while True:
         try:
-            return write()
+            return with_descriptor(write)
         except (OSError, RecordError) as error:
             if not no_room(error) or not _give(folder):
                 raise

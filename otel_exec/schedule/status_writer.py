@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from otel_exec.clock import to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, reserve
+from otel_exec.record.spare import with_descriptor
 from otel_exec.record.step_files import StatusEvent, append_event, make_output_folder, merge_info, read_events, standing, write_info
 from otel_exec.semconv import OUTCOME_OF_STATUS
 
@@ -75,7 +76,7 @@ class StatusWriter:
             "span_id": span_id,
         }
         try:
-            write_info(step.output_path, merge_info(static, measured))
+            with_descriptor(partial(write_info, step.output_path, merge_info(static, measured)))
         except RecordError as error:
             self._aggregator.warn("info_not_written", str(error))
 
@@ -119,6 +120,6 @@ class StatusWriter:
         if step.output_path is None:
             return
         try:
-            locks.release(step.output_path, self._settings.lock_holder)
+            with_descriptor(partial(locks.release, step.output_path, self._settings.lock_holder))
         except RecordError as error:
             self._aggregator.warn("lock_not_released", str(error))

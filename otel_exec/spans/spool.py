@@ -8,6 +8,7 @@ A writer holds its file with `flock` for as long as it lives, so that others can
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -333,7 +334,7 @@ class SpoolWriter:
             data = b"" if ahead is None or ahead.flushed == ahead.end else ahead.pending()
         while data and ahead is not None and not self._full():
             try:
-                size = os.write(self._fd, data)
+                size = self._write(data)
             except OSError as error:
                 self._pause(error)
                 raise
@@ -356,7 +357,7 @@ class SpoolWriter:
             if self._fd < 0:
                 self._open()
             while sent < len(todo):  # a signal or a full disk may cut it short: what is left is written, or the disk says why not
-                size = os.write(self._fd, todo[sent:] if sent else todo)
+                size = self._write(todo[sent:] if sent else todo)
                 sent += size
                 if ahead is not None:
                     ahead.moved(size)
@@ -373,6 +374,15 @@ class SpoolWriter:
             written = 0
         self.written += written
         self.lost += count - written
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+        self._open()  # the code that is measured has closed it
+        return os.write(self._fd, data)
 
     def _full(self) -> bool:
         """Whether the disk had no room a moment ago: what there is by now is for outcomes first."""

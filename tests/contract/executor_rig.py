@@ -18,6 +18,7 @@ from otel_exec.execute.processes import ProcessesExecutor
 from otel_exec.execute.threads import ThreadsExecutor
 from otel_exec.plan.graph import Step
 from otel_exec.record.locks import driver_id
+from otel_exec.record.step_files import read_events
 from otel_exec.spans.span_record import SpanRecord
 from otel_exec.spans.spool import read_spool
 
@@ -159,6 +160,11 @@ class Rig:
 
     def spans(self) -> list[SpanRecord]:
         return list(read_spool(os.path.join(self.settings.run_folder, "spans")))
+
+
+def events(rig: Rig, node: str = "step") -> list[str]:
+    """Return the words of a step's status file."""
+    return [event.status for event in read_events(os.path.join(rig.folder, node))]
 
 
 def span_of(report: TaskReport, kind: str) -> SpanRecord:

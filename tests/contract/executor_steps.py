@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -402,6 +404,26 @@ def leave_child_behind(config):
 def close_everything(config):
     os.closerange(3, 4096)
     time.sleep(60)
+
+
+def close_everything_and_return(config):
+    os.closerange(3, 4096)
+
+
+_leaked = []
+
+
+def leak(config):
+    """Use up all descriptors, of sixty-four, and keep them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    while True:
+        _leaked.append(os.open(os.devnull, os.O_RDONLY))
+
+
+def leak_and_succeed(config):
+    with contextlib.suppress(OSError):
+        leak(config)
 
 
 def user_spans(config):

@@ -8,7 +8,7 @@ import time
 
 import executor_steps as steps
 import pytest
-from executor_rig import KINDS, Rig, span_of, wait_for
+from executor_rig import KINDS, Rig, events, span_of, wait_for
 from executor_steps import Config
 
 from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
@@ -24,10 +24,6 @@ def kind(request):
 def rig(kind, tmp_path):
     with Rig(kind, tmp_path) as made:
         yield made
-
-
-def events(rig, node="step"):
-    return [event.status for event in step_files.read_events(os.path.join(rig.folder, node))]
 
 
 def test_success_leaves_its_files_and_releases_its_lock(rig, tmp_path):

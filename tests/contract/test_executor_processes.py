@@ -14,7 +14,7 @@ import time
 import executor_steps as steps
 import msgspec
 import pytest
-from executor_rig import DEADLINE_S, Rig, make_step, wait_for
+from executor_rig import DEADLINE_S, Rig, events, make_step, wait_for
 from executor_steps import Config
 
 from otel_exec.errors import Mistake, UsageError
@@ -62,7 +62,9 @@ def busy(pids):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("fn", "says"), [(steps.shoot_itself, "SIGKILL"), (steps.quit_hard, "exit code 7"), (steps.close_everything, "SIGKILL")])
+@pytest.mark.parametrize(
+    ("fn", "says"), [(steps.shoot_itself, "SIGKILL"), (steps.quit_hard, "exit code 7"), (steps.close_everything, "closed file descriptors")]
+)
 def test_a_worker_that_dies_takes_one_attempt_with_it(rig, fn, says):
     """A death fails the attempt that ran, tells why, keeps what was printed, and loses nothing that was handed over early."""
     for number in range(3):
@@ -80,6 +82,37 @@ def test_a_worker_that_dies_takes_one_attempt_with_it(rig, fn, says):
     rig.until(lambda: len(rig.said(Reported)) == 11)
     assert {n.report.outcome for n in rig.said(Reported)} == {"success"}
     rig.until(lambda: len(rig.said(WorkerReady)) >= 3)
+
+
+def test_an_attempt_that_closes_every_descriptor_has_written_how_it_ended(rig):
+    """A step that closes what is not its own, and returns: its worker is lost, and the reason named; its success and its spans are on disk."""
+    envelope = rig.submit(steps.close_everything_and_return)
+    died = rig.died()
+    assert died.attempts == (("step", 1),)
+    assert "closed file descriptors" in died.reason
+    assert events(rig) == ["RUNNING", "SUCCESS"]
+    assert not rig.has(".executor_status.lock")
+    assert "task" in {span.kind for span in rig.spans() if span.parent_span_id == envelope.parent_span_id}
+
+
+@pytest.mark.parametrize(("fn", "outcome"), [(steps.leak, "failure"), (steps.leak_and_succeed, "success")])
+def test_a_worker_without_descriptors_is_replaced(tmp_path, fn, outcome):
+    """A step that uses up all descriptors ends as it did, in its files as well; what comes next runs in another worker."""
+    with Rig("processes", tmp_path, workers=1) as rig:
+        rig.submit(fn)
+        rig.submit(steps.nothing, name="next")
+        report = rig.report()
+        assert (report.outcome, report.warnings) == (outcome, [])
+        assert events(rig)[-1] == ("SUCCESS" if outcome == "success" else "FAILED")
+        assert not rig.has(".executor_status.lock")
+        if outcome == "failure":
+            assert report.error.type == "OSError"
+            assert report.error.where.startswith(steps.__file__)
+            assert "Too many open files" in rig.file(".executor_log")
+        assert (rig.report("next").outcome, rig.report("next").worker_id) == ("success", "1")
+        (died,) = rig.said(WorkerDied)
+        assert died.attempts == ()
+        assert "without file descriptors" in died.reason
 
 
 def test_an_idle_worker_that_dies_takes_nothing(rig):

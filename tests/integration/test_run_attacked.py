@@ -165,3 +165,42 @@ def fanning():
 def test_threads_of_one_step_fan_out_at_once(tmp_path):
     """Fan-outs from several threads of one step don't get in each other's way."""
     assert run_in(tmp_path, [fanning()], executor="processes", workers=2).outcome == "success"
+
+
+_GREEDY = """
+import os, sys
+from otel_exec import deferred, executor_main, step, versioned
+
+def _work(number):
+    kept = []
+    while True:
+        kept.append(os.open(os.devnull, os.O_RDONLY))
+
+work = deferred(_work)
+
+@step(name="greedy")
+def greedy():
+    return work(versioned(1))
+
+if __name__ == "__main__":
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    executor_main([greedy()])
+"""
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_step_that_uses_up_the_drivers_descriptors_fails_by_itself(tmp_path, executor):
+    """The run ends, with the user's own exception and no line of ours; the step's files say so, and its lock is let go."""
+    script = tmp_path / "exp.py"
+    script.write_text(_GREEDY)
+    done = subprocess.run(
+        [sys.executable, str(script), "--prefix", "out", "--executor", executor], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "greedy" in done.stderr
+    assert "OSError: [Errno 24] Too many open files: '/dev/null'" in done.stderr
+    assert "otel_exec/" not in done.stderr
+    (status,) = (tmp_path / "out").glob("greedy*/.executor_status")
+    assert [event.status for event in read_events(str(status.parent))] == ["RUNNING", "FAILED"]
+    assert not (status.parent / ".executor_status.lock").exists()
