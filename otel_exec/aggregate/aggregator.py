@@ -228,7 +228,7 @@ class Aggregator:
             if span.status == 2 and attempt.error is None:  # a report that never came: the span knows
                 attempt.error = RecordedError(str(attributes.get(ERROR_TYPE, outcome)), span.status_message)
         _settle_attempt(attempt, attempt.end_ns)
-        if step.attempts[-1] is attempt:
+        if all(later.start_ns is None for later in step.attempts[number:]):  # of the last that began, whenever its spans come
             step.execution_start_time = to_iso(span.start_ns)
             step.execution_end_time = to_iso(span.end_ns)
             step.duration_seconds = span.duration_ns / 1e9

@@ -56,8 +56,9 @@ def _was_open(step: AnyStep) -> bool:
 
 
 def execution_ns(step: AnyStep) -> int | None:
-    """Return the execution of the last attempt: the function alone, as in `duration_seconds`."""
-    return step.attempts[-1].execution_ns if step.attempts else None
+    """Return the execution of the last attempt that began: the function alone, as in `duration_seconds`."""
+    began = [attempt.execution_ns for attempt in step.attempts if attempt.execution_ns is not None]
+    return began[-1] if began else None
 
 
 def count_steps(record: AnyRecord) -> StepCounts:

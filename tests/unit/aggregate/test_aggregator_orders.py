@@ -12,6 +12,7 @@ from otel_exec.aggregate.aggregator import Aggregator
 from otel_exec.aggregate.assemble import render, step_skeletons
 from otel_exec.record.model import SCHEMA_VERSION, ExecutorRecord, Experiment, RunRecord
 from otel_exec.record.run_store import JournalLine
+from otel_exec.report.steps import execution_ns
 from otel_exec.testing import memory_recorder
 
 NODE = "a-000000"
@@ -155,3 +156,23 @@ def test_an_attempt_that_queued_twice_names_its_longer_wait():
     (attempt,) = aggregator.steps[NODE].attempts
     assert attempt.queue_ns == 40
     assert aggregator.longest_queue(aggregator.steps[NODE], attempt) == (START + 30, longer.span_id)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_the_duration_is_that_of_the_last_attempt_that_began(order):
+    """An attempt that was queued when the run was killed takes no duration away, whichever spans are read first."""
+    recorder, _ = memory_recorder()
+    common = {"node.id": NODE, "exec.worker.id": "0"}
+    made = []
+    for attempt, kind, start, end in ((1, "queue", 0, 10), (1, "task", 10, 110), (1, "store", 110, 113), (2, "queue", 163, 170)):
+        more = {"exec.task.id": NODE} if kind == "task" else {}
+        outcome = "failure" if kind == "task" else None
+        made.append(
+            recorder.make(kind, kind, START + start, START + end, attributes={**common, "exec.attempt": attempt, **more}, outcome=outcome, error_type=None)
+        )
+    taken = record()
+    aggregator = Aggregator(taken)
+    aggregator.ingest([made[index] for index in order])
+    (step,) = taken.steps
+    assert step.duration_seconds == 100 / 1e9
+    assert execution_ns(step) == 100
