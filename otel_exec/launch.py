@@ -33,6 +33,7 @@ from otel_exec.execute.base import RunSettings
 from otel_exec.plan.build import build_plan
 from otel_exec.record.model import Experiment, RunRecord
 from otel_exec.record.record_file import keep_foreign
+from otel_exec.refused import cant_go_on
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
 from otel_exec.schedule.gates import parse_gate
@@ -149,7 +150,7 @@ def executor_main(
         complain("interrupted before anything was run")
         raise SystemExit(130) from None
     except OSError as error:
-        complain(f"can't go on: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        complain(cant_go_on(error))
         raise SystemExit(RecordError.exit_code) from None
     code = print_failures(result)
     if code:

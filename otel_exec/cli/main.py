@@ -12,6 +12,8 @@ import errno
 import sys
 from collections.abc import Sequence
 
+from otel_exec.refused import cant_go_on
+
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
@@ -63,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("a number in the run's files is beyond what any run comes to: they are damaged")
         return 4
     except OSError as error:
-        said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         if error.filename is None and error.errno in _FULL:  # what writes files says of which
+            said = error.strerror or str(error)
             _complain(f"stdout can't be written: {said[:1].lower()}{said[1:]}")
             _reader_gone()
         else:
-            _complain(f"can't go on: {said}")
+            _complain(cant_go_on(error))
         return 4
     except Exception as error:
         from otel_exec.errors import OtelExecError

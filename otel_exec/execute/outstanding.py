@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.execute import wire
 from otel_exec.execute.wire import Message, TaskQueue
+from otel_exec.record.storage import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,8 +51,11 @@ class Outstanding:
     def __init__(self, folder: str) -> None:
         path = os.path.join(folder, "slots")
         with open(path, "w+b") as file:
-            file.write(bytes(wire.SLOTS * wire.SLOT.size))  # written, not sparse: a full disk is told now, not by SIGBUS later
-            file.flush()
+            try:
+                file.write(bytes(wire.SLOTS * wire.SLOT.size))  # written, not sparse: a full disk is told now, not by SIGBUS later
+                file.flush()
+            except OSError as error:
+                raise refused(path, "written", error) from error
             self._page = mmap.mmap(file.fileno(), wire.SLOTS * wire.SLOT.size)
         self._slots = list(range(wire.SLOTS - 1, -1, -1))
         self._sequences = itertools.count(1)

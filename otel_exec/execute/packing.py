@@ -20,7 +20,8 @@ import threading
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from otel_exec.errors import Mistake
+from otel_exec.errors import Mistake, RecordError
+from otel_exec.record.storage import refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,9 +103,12 @@ class BlobStore:
         path = os.path.join(self.folder, digest)
         if not os.path.exists(path):
             temporary = f"{path}.{os.getpid()}.{threading.get_ident()}"
-            with open(temporary, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, path)
+            except OSError as error:  # not the fault of what is sent
+                raise refused(path, "written", error) from error
         return digest
 
     def load(self, digest: str) -> Any:
@@ -214,6 +218,8 @@ class Packer:
         whole = (step.fn, step.config, step.call_style, verify)
         try:
             return self.value(whole)
+        except RecordError:
+            raise
         except Exception as error:
             raise self._mistake(step, error) from error
 

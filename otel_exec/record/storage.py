@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.errors import RecordError
+from otel_exec.refused import way_out
 from otel_exec.regular_file import open_regular, read_regular
 
 if TYPE_CHECKING:
@@ -53,22 +54,6 @@ _READER_PATIENCE_S = 5
 # Check-then-write on a remote store is one step at least within this process (`memory://` has no other).
 _remote_lock = threading.RLock()
 
-_WAYS_OUT = {
-    errno.EACCES: "give a path that you may write to, or ask its owner",
-    errno.EPERM: "give a path that you may write to, or ask its owner",
-    errno.EROFS: "give a path on a disk that can be written",
-    errno.ENOSPC: "make room on the disk, then run again: finished steps are kept",
-    errno.EDQUOT: "make room in your quota, then run again: finished steps are kept",
-    errno.ENOTDIR: "a file stands where a folder is needed: move it away, or give another path",
-    errno.EEXIST: "a file stands where a folder is needed: move it away, or give another path",
-    errno.EISDIR: "a folder stands where a file is needed: move it away, or give another path",
-    errno.ELOOP: "a symbolic link stands where a file is needed: remove it",
-    errno.ENXIO: "nobody reads from this pipe: start its reader first",
-    errno.ENAMETOOLONG: "shorten the name",
-    errno.EFBIG: "the system limits how large a file may be (ulimit -f): raise the limit, then run again: finished steps are kept",
-    errno.ENOENT: "its folder is gone: somebody deleted or unmounted it",
-}
-
 
 def is_remote(path: str) -> bool:
     """Return whether a path is a URL, for fsspec to deal with."""
@@ -89,8 +74,8 @@ def refused(path: str, doing: str, error: OSError) -> RecordError:
         error: what the store said.
     """
     said = "it is no regular file" if error.errno == errno.ESPIPE else error.strerror or str(error) or type(error).__name__
-    way_out = _WAYS_OUT.get(error.errno or 0) if doing != "read" else None
-    return RecordError(path, f"can't be {doing}: {said[:1].lower()}{said[1:]}" + (f" ({way_out})" if way_out else ""))
+    todo = way_out(error) if doing != "read" else None
+    return RecordError(path, f"can't be {doing}: {said[:1].lower()}{said[1:]}" + (f" ({todo})" if todo else ""))
 
 
 def make_folder(path: str) -> None:
