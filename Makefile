@@ -69,5 +69,5 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.core
-	$(INSTALL) --no-build-isolation -e '.[bench]'
+	$(INSTALL) --no-build-isolation -e '.[bench,ray]'
 	@touch $@

@@ -23,11 +23,14 @@ _ALL = (
 
 
 def main() -> None:
+    failed = []
     for title, argv in _ALL:
         print(f"\n{title}\n{'-' * len(title)}", flush=True)
         script, *rest = argv
-        if os.path.exists(os.path.join(_HERE, script)):
-            subprocess.run([sys.executable, os.path.join(_HERE, script), *rest], check=False)
+        if subprocess.run([sys.executable, os.path.join(_HERE, script), *rest], check=False).returncode:
+            failed.append(" ".join(argv))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from otel_exec.spans.open_spans import OpenEntry
     from otel_exec.spans.span_record import AttributeValue
 
-__all__ = ["attempts_of", "descends", "fold_task_spans", "full_tasks", "open_so_far", "slim", "spans_of_attempt"]
+__all__ = ["PARTS", "attempts_of", "descends", "fold_task_spans", "full_tasks", "open_so_far", "slim", "spans_of_attempt"]
 
-_PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
+# The parts of an attempt that are made beside its task.
+PARTS = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 # What a task's fold is made of: phases, waits for fan-outs, and spans of the user's own that phases may lie under.
 _INSIDE = frozenset({Kind.PHASE, Kind.FAN_OUT, ""})
 # What a fold asks of them, beside names, times and place.
@@ -48,7 +49,7 @@ def spans_of_attempt(
     within = {task_span_id: True}
     found = []
     for span_id, span in by_id.items():
-        part = span.kind in _PARTS and span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == attempt
+        part = span.kind in PARTS and span.attributes.get(NODE_ID) == node_id and span.attributes.get(EXEC_ATTEMPT) == attempt
         if part or descends(span_id, parents, within):
             found.append(span)
     return found

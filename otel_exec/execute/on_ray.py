@@ -83,8 +83,7 @@ class _Held:
     """A result that waits for what its worker told before, or a death for what was known of it."""
 
     sent: _Sent
-    done: StepDone | None
-    error: BaseException | None
+    end: StepDone | BaseException
     until_s: float
     ticket: int = 0
 
@@ -340,7 +339,7 @@ class RayExecutor:
             if self._crew.knows(done.tellings):
                 self._report(sent, done)
             else:
-                self._held.append(_Held(sent, done, None, time.monotonic() + _PATIENCE_S))
+                self._held.append(_Held(sent, done, time.monotonic() + _PATIENCE_S))
         elif isinstance(error, ray.exceptions.TaskCancelledError):
             self._out.pop(key, None)
             if self._recalled is not None and not sent.silent:
@@ -351,21 +350,23 @@ class RayExecutor:
                 self._buried(key)
         else:
             # What its worker told before it died may still be on its way.
-            self._held.append(_Held(sent, None, error, time.monotonic() + _PATIENCE_S, self._home.ask()))
+            self._held.append(_Held(sent, error, time.monotonic() + _PATIENCE_S, self._home.ask()))
 
     def _release(self) -> None:
         """See to what was held back, where what it waited for has come, or will not."""
         now = time.monotonic()
         held, self._held = self._held, []
         for each in held:
-            ready = self._home.answered(each.ticket) if each.done is None else self._crew.knows(each.done.tellings)
+            end = each.end
+            ready = self._crew.knows(end.tellings) if isinstance(end, StepDone) else self._home.answered(each.ticket)
             if not ready and now < each.until_s:
                 self._held.append(each)
-            elif each.done is not None:
-                self._crew.give_up(each.done.tellings)
-                self._report(each.sent, each.done)
+            elif isinstance(end, StepDone):
+                if not ready:
+                    self._crew.give_up(end.tellings)
+                self._report(each.sent, end)
             else:
-                self._died(each.sent, each.error)
+                self._died(each.sent, end)
 
     def _report(self, sent: _Sent, done: StepDone) -> None:
         report = done.report
@@ -380,18 +381,16 @@ class RayExecutor:
             self._notices.append(Claimed(report.node_id, report.attempt, report.worker_id, report.claimed_ns))
         self._notices.append(Reported(report))
 
-    def _died(self, sent: _Sent, error: BaseException | None) -> None:
+    def _died(self, sent: _Sent, error: BaseException) -> None:
         """An attempt has ended without a word."""
         key = sent.key
         self._out.pop(key, None)
         if sent.silent:
             self._buried(key)
             return
-        loss = lost_to(error) if error is not None else None
+        loss = lost_to(error)
         now_ns = self._clock.now_ns()
         worker = self._crew.who(key)
-        if loss is None:
-            return
         error_type, reason = loss.error_type, loss.reason
         if error_type == ERROR_WORKER_DIED and worker is not None and not self._alive(worker.node):
             error_type, reason = ERROR_NODE_DIED, f"the node that it ran on ({worker.host}, {worker.node[:8]}) has left the cluster"

@@ -10,10 +10,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from otel_exec.aggregate.rebuild import descends
+from otel_exec.aggregate.rebuild import PARTS, descends
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.ray_wire import Begun, Facts, Known, Taken, Telling, decode
-from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID, Kind
+from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID
 from otel_exec.spans.recorder import NOT_WRITTEN, SPANS_LOST
 from otel_exec.spans.spool import SpoolWriter, decode_line
 
@@ -27,8 +27,6 @@ __all__ = ["Crew", "Member"]
 
 # Clocks that disagree by less are told apart by nobody (measured: round trips of an actor take about a millisecond).
 _SKEW_NS = 10_000_000
-# The parts of an attempt that are made beside its task.
-_BESIDE_THE_TASK = frozenset({Kind.LOAD, Kind.VERIFY, Kind.STORE})
 
 
 @dataclass(eq=False, slots=True)
@@ -221,7 +219,7 @@ class Crew:
         late |= {
             span_id
             for span_id, span in spans.items()
-            if span.kind in _BESIDE_THE_TASK and (span.attributes.get(NODE_ID), span.attributes.get(EXEC_ATTEMPT)) in self._settled
+            if span.kind in PARTS and (span.attributes.get(NODE_ID), span.attributes.get(EXEC_ATTEMPT)) in self._settled
         }
         return b"".join(line for line, found in told if not any(span.span_id in late for span in found))
 

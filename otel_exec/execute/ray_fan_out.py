@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RayHands"]
 
-# In flight, a CPU of the cluster: enough that none waits for the owner (measured: bench/on_ray.py).
+# In flight, a CPU of the cluster: when one ends the next is there already.
 PER_CPU = 4
 AT_LEAST = 16
 # How often the owner looks whether an item's time has run out.
