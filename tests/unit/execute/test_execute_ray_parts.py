@@ -13,7 +13,7 @@ from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, Wo
 from otel_exec.execute.clock_offset import RoundTrip, estimate
 from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.ray_crew import Crew
-from otel_exec.execute.ray_options import wanted_of
+from otel_exec.execute.ray_options import options_of, wanted_of
 from otel_exec.execute.ray_waiting import Unplaced
 from otel_exec.execute.ray_wire import Begun, Facts, Taken, Telling, encode
 from otel_exec.plan.graph import Resources
@@ -165,6 +165,14 @@ def test_a_step_that_asks_for_nothing_wants_one_cpu():
     """As Ray has it; what it asks for as zero it does not want."""
     assert wanted_of(SimpleNamespace(resources=Resources())) == {"CPU": 1.0}
     assert wanted_of(SimpleNamespace(resources=Resources(num_cpus=0.0, custom={"big": 2.0}))) == {"big": 2.0}
+
+
+def test_what_a_step_asks_for_goes_to_ray_under_its_own_names():
+    """Each option as Ray calls it, where it goes as well; what the step does not say is Ray's own default."""
+    asked = Resources(2.0, 1.0, 5_000, {"big": 2.0}, {"scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": {}}})
+    own = {"scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": {}}}
+    assert options_of(SimpleNamespace(resources=asked)) == {"num_cpus": 2.0, "num_gpus": 1.0, "memory": 5_000, "resources": {"big": 2.0}, **own}
+    assert options_of(SimpleNamespace(resources=Resources())) == {}
 
 
 def test_finished_spans_that_find_no_room_are_counted_and_cut_no_line(crew, tmp_path):

@@ -71,6 +71,14 @@ def test_numbers_are_the_records_own():
     assert told["workers"]["busy_ns"] == sum(worker.busy_ns for worker in record.workers)
 
 
+def test_on_ray_workers_are_the_processes_that_worked_for_the_run():
+    """As the list of workers has them; how many steps run at once is said as that, since a cluster starts processes as it likes."""
+    record = sample_record.twelve_steps()
+    record.executor.kind, record.executor.workers = "ray", 2
+    text = as_text(summary(record), Look(120))
+    assert f"ray, {len(record.workers)} workers, up to 2 steps at once" in text
+
+
 def test_json_has_the_same_keys_for_every_run():
     """A script that reads one summary can read them all: keys are there, values may be null."""
     first, *others = (as_mapping(summary(getattr(sample_record, name)())) for name in SAMPLES)
