@@ -33,6 +33,7 @@ faults: $(VENV)/.dev ## kill, damage and soak for about an hour; seeds are print
 	PYTHONPATH=tests $(BIN)/python -m faults.soak --minutes 10 --spans 1000000
 	$(BIN)/python tests/faults/ray_kills.py --kills 100
 	$(BIN)/python tests/faults/ray_head.py $$(mktemp -d)
+	$(BIN)/python tests/faults/ray_memory.py $$(mktemp -d)
 
 bench: $(VENV)/.bench ## the benchmarks, side by side with peers
 	$(BIN)/python bench/run.py
