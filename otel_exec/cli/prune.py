@@ -48,11 +48,12 @@ def prune(prefix: str, arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: there is no rule.
-        RecordError: something could not be removed.
+        RecordError: something could not be removed, or the runs lie outside of the prefix.
     """
     if arguments.keep is None and arguments.older_than is None:
         raise UsageError("--prune needs a rule: --keep N, --older-than AGE, or both (then a run goes that neither keeps)")
     rule = Rule(arguments.keep, parse_age(arguments.older_than) if arguments.older_than is not None else None)
+    _lies_within(prefix)
     folders = list_runs(prefix)
     starts = [started_ns(folder) for folder in folders]
     going = [(folder, at_ns) for folder, at_ns, goes in zip(folders, starts, rule.goes(starts, time.time_ns()), strict=True) if goes]
@@ -87,6 +88,19 @@ def prune(prefix: str, arguments: argparse.Namespace) -> int:
     if problems:
         raise problems[0]
     return 0
+
+
+def _lies_within(prefix: str) -> None:
+    """Raise where what would be removed lies elsewhere: anybody who may write to a prefix can put a link there."""
+    if storage.is_remote(prefix):
+        return
+    runs = storage.join(prefix, *RUNS)
+    there = os.path.realpath(runs)
+    if there != os.path.join(os.path.realpath(prefix), *RUNS):
+        raise RecordError(
+            runs,
+            f"it leads out of the prefix by a symbolic link, to {there}: nothing is removed through it; prune where the runs lie, or remove them there by hand",
+        )
 
 
 def _in_use(folder: str) -> str:

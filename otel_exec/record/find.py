@@ -196,6 +196,8 @@ def _at_path(run: str) -> str | None:
             return _record_in(folder)
     if _holds_a_run(path):
         return _record_in(path)
+    if storage.exists(storage.join(path, *RUNS)):
+        raise RecordError(run, "there are no runs under it yet; run an experiment with it as --prefix first, or name another")
     if remote or "/" in run or run.endswith(".json") or run in (".", ".."):
         there = storage.exists(path)
         reason = (

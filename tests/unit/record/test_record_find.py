@@ -191,3 +191,10 @@ def test_a_start_is_read_from_what_there_is(tmp_path):
     os.utime(path, (7, 7))
     assert find.started_ns(path) == 7_000_000_000
     assert find.started_ns(f"{tmp_path}/gone") == 0
+
+
+def test_a_prefix_without_runs_is_named(tmp_path):
+    """A prefix that has a folder for runs, and none in it, is said to have none; not some other one."""
+    os.makedirs(tmp_path / "out" / ".otel_exec" / "runs")
+    with pytest.raises(RecordError, match="out: there are no runs under it yet"):
+        find_run(str(tmp_path / "out"))

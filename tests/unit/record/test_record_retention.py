@@ -90,3 +90,18 @@ def test_pruning_without_a_rule_is_a_mistake(tmp_path, capsys):
     assert otel_exec(["runs", str(tmp_path / "out"), "--prune"]) == 2
     assert otel_exec(["runs", str(tmp_path / "out"), "--keep", "1"]) == 2
     assert "--keep N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("linked", [".otel_exec", ".otel_exec/runs"])
+def test_nothing_is_removed_through_a_link(tmp_path, capsys, linked):
+    """Where the folder of runs is a link that leads out of the prefix, nothing is removed, and the sentence says where it leads."""
+    elsewhere = tmp_path / "elsewhere"
+    run([one()], prefix=str(tmp_path / "theirs"), executor="inline", run_json=str(tmp_path / "run.json"))
+    os.rename(tmp_path / "theirs" / linked, elsewhere)
+    (tmp_path / "out" / linked).parent.mkdir(parents=True)
+    os.symlink(elsewhere, tmp_path / "out" / linked)
+    prefix = str(tmp_path / "out")
+    folders = list_runs(prefix)
+    assert otel_exec(["runs", prefix, "--prune", "--keep", "0", "--yes"]) == 4
+    assert f"to {os.path.realpath(tmp_path / 'out' / '.otel_exec' / 'runs')}: nothing is removed" in " ".join(capsys.readouterr().err.split())
+    assert list_runs(prefix) == folders != []
