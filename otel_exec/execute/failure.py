@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import traceback
 
@@ -28,6 +29,9 @@ _OF_OURS = {
     CUT_OFF: "the code that it ran closed file descriptors that were not its own (os.closerange?), the worker process's line to its driver among them",
     SPENT: "the code that it ran left the worker process without file descriptors: it keeps too many open, or closed those of others (see ulimit -n)",
 }
+
+# Ray colours what it quotes of a task's traceback.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 _MESSAGE_CHARS = 8_000
 _TRACEBACK_CHARS = 64_000
@@ -113,6 +117,15 @@ def _pickled(error: BaseException) -> bytes | None:
     return data
 
 
+def _unwound(error: BaseException) -> BaseException:
+    """Return what was raised in a Ray task of the user's own, for the wrapper in which Ray hands it on: `RayTaskError` has it as `cause`, and says where in its text."""
+    try:
+        cause = error.cause if type(error).__module__ == "ray.exceptions" else None  # type: ignore[attr-defined]  # Ray is not known here
+    except BaseException:  # a user's own property
+        return error
+    return cause if isinstance(cause, BaseException) else error
+
+
 def describe(error: BaseException, *, type_: str | None = None, message: str | None = None) -> ErrorInfo:
     """Return an exception as data, without the secrets that are known by value; the exception itself, pickled, is for its caller alone and stays as it is.
 
@@ -121,12 +134,13 @@ def describe(error: BaseException, *, type_: str | None = None, message: str | N
         type_: an `error.type` of our own in place of its qualified name.
         message: in place of its own.
     """
+    raised = _unwound(error)
     return ErrorInfo(
-        type=type_ or _name(error),
-        message=message if message is not None else _message(error),
+        type=type_ or _name(raised),
+        message=message if message is not None else _message(raised),
         where=_where(error),
-        traceback=_traceback(error),
-        pickled=_pickled(error),
+        traceback=_traceback(error) if raised is error else _COLOURS.sub("", _traceback(error)),
+        pickled=_pickled(raised),
     )
 
 

@@ -168,7 +168,7 @@ class RayWorker:
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[None]:
-        """Make the process ours for the block: folder, umask, arguments, `__main__`, environment, SIGINT."""
+        """Make the process ours for the block: folder, umask, arguments, `__main__`, environment, SIGINT, SIGTERM."""
         setup = self.presence.setup
         old_main, old_argv, old_carrier = sys.modules["__main__"], sys.argv[:], os.environ.get("TRACEPARENT")
         handler = signal.getsignal(signal.SIGINT)
@@ -178,6 +178,8 @@ class RayWorker:
         sys.argv[:] = setup.argv
         with contextlib.suppress(OSError):
             os.chdir(setup.cwd)
+        # Ray's own handler raises SystemExit in the step, which would stand in its files as its failure: a process that is told to end, since its driver died say, just ends.
+        told_to_end = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray's processes are started with it blocked
         try:
             yield
@@ -194,6 +196,7 @@ class RayWorker:
             else:
                 os.environ["TRACEPARENT"] = old_carrier
             signal.signal(signal.SIGINT, handler)
+            signal.signal(signal.SIGTERM, told_to_end if told_to_end is not None else signal.SIG_DFL)
 
     def _restore(self) -> None:
         """Put back what the files of the attempt are written with."""

@@ -74,6 +74,9 @@ def test_a_driver_that_is_killed(tmp_path, shared_ray):
     while not all(_gone(int(path.read_text())) for path in pids):
         assert time.monotonic() - killed_s < 60, [(path.name, _gone(int(path.read_text()))) for path in pids]
         time.sleep(0.05)
+    dead = read_run(list_runs(str(tmp_path / "out"))[-1])
+    assert [(step.name, step.status) for step in dead.steps] == [("first", "SUCCESS"), ("long", "RUNNING")]
+    assert "SystemExit" not in (Path(dead.steps[1].output_path) / ".executor_status").read_text()
     print(f"gone after {time.monotonic() - killed_s:.1f} s")
     (tmp_path / "go").touch()
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=200, check=False)

@@ -253,3 +253,17 @@ def test_the_example_is_the_same_on_ray_as_in_processes(tmp_path, shared_ray):
     volatile = (".warnings", ".environment", ".experiment", "helped", ".attempts[].error", ".exact", ".workers[].died")
     difference = {key for key in _keys(one) ^ _keys(other) if not any(word in key for word in volatile)}
     assert difference == set()
+
+
+def test_neither_ray_s_end_of_a_process_nor_its_wrapper_is_the_step_s_error(tmp_path):
+    """A worker that Ray tells to end, as it does where a driver died, is one that died, and no step's SystemExit; what a Ray task of the user's own raised is told as itself."""
+    with pytest.raises(StepsFailed) as caught:
+        run_in(tmp_path, [ray_steps.told_to_end(str(tmp_path / "x")), ray_steps.raised_there(str(tmp_path / "x"))], executor="ray")
+    record = caught.value.record
+    check_run(record)
+    told = step_named(record, "told to end")
+    assert [(attempt.outcome, attempt.error and attempt.error.type) for attempt in told.attempts] == [("error", "worker_died"), ("success", None)]
+    error = step_named(record, "raised there").error
+    assert (error.type, error.message) == ("LookupError", "inside ray")
+    assert "\x1b" not in error.traceback
+    assert "raise_there" in error.traceback

@@ -230,3 +230,29 @@ def carrying(remote, path):
 @step("uses ray")
 def using_ray(path):
     return use_ray({"path": path})
+
+
+def _told_to_end(config):
+    if first_time(config["path"] + ".told"):
+        with phase("told"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+
+
+def _call_that_raises(config):
+    import ray
+
+    def raise_there():  # sent by value: other workers of the cluster don't have this module
+        raise LookupError("inside ray")
+
+    ray.get(ray.remote(raise_there).options(num_cpus=0).remote())
+
+
+@step("told to end")
+def told_to_end(path):
+    return deferred(_told_to_end)({"path": path})
+
+
+@step("raised there")
+def raised_there(path):
+    return deferred(_call_that_raises)({"path": path})

@@ -81,3 +81,15 @@ def test_a_secret_across_the_cut_is_not_shown_by_half(monkeypatch):
         assert not any(part in info.message + info.traceback for part in (secret[:8], secret[-8:]))
     info = describe(raised(SystemExit("x" * 190 + secret)))
     assert secret[:8] not in info.message
+
+
+def test_what_ray_wraps_is_told_as_itself():
+    """Of an exception that came out of a Ray task of the user's own, type and message are those of what was raised there; the traceback says where, without colours."""
+    wrapper = type(
+        "RayTaskError(KeyError)", (KeyError,), {"__module__": "ray.exceptions", "__str__": lambda _: "\x1b[36mray::f()\x1b[39m there:1", "cause": KeyError("k")}
+    )
+    info = describe(raised(wrapper()))
+    assert (info.type, info.message) == ("KeyError", "'k'")
+    assert "ray::f() there:1" in info.traceback
+    assert type(pickle.loads(info.pickled)) is KeyError
+    assert describe(raised(type("Else", (KeyError,), {"cause": ValueError()})())).type.endswith("Else")
