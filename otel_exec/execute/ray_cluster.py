@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from otel_exec.errors import UsageError
-from otel_exec.execute.ray_knock import NobodyThere, cluster_id
+from otel_exec.execute.ray_knock import NobodyThere, NotLetIn, cluster_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,7 +60,11 @@ def attach(address: str | None, workers: int | None, resources: Mapping[str, flo
             except Exception as error:  # Ray raises plain ones, too
                 ray.shutdown()
                 what = f"no Ray cluster can be reached at {address}" if address is not None else "no local Ray cluster can be started"
-                hint = "; give the address of its head node (--ray-address HOST:PORT), or leave it out to start one here" if address is not None else ""
+                hint = (
+                    "; give the address of its head node (--ray-address HOST:PORT), or leave it out to start one here"
+                    if address is not None and not isinstance(error, NotLetIn)
+                    else ""
+                )
                 raise UsageError(f"{what}: {_first_line(error)}{hint}") from error
         _users += 1
         _ours = True
@@ -154,11 +158,19 @@ def node_lines(wanted: Mapping[str, float]) -> tuple[list[str], list[str]]:
     for name, amount in wanted.items():
         best = max((float(resources.get(name, 0)) for resources in nodes), default=0.0)
         if best < amount:
-            short.append(f"{amount:g} of {name} (the most that a node has is {best:g})")
+            short.append(f"{_amount(name, amount)} of {name} (the most that a node has is {_amount(name, best)})")
     if not short and nodes and not any(all(resources.get(name, 0) >= amount for name, amount in wanted.items()) for resources in nodes):
-        short.append(f"{', '.join(f'{amount:g} of {name}' for name, amount in wanted.items())} together on one node")
-    has = [", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items()) if ":" not in name and name not in _BORING) for resources in nodes]
+        short.append(f"{', '.join(f'{_amount(name, amount)} of {name}' for name, amount in wanted.items())} together on one node")
+    has = [
+        ", ".join(f"{name} {_amount(name, amount)}" for name, amount in sorted(resources.items()) if ":" not in name and name not in _BORING)
+        for resources in nodes
+    ]
     return short, has
+
+
+def _amount(name: str, amount: float) -> str:
+    """Return an amount as text; memory, which Ray counts in bytes, in GB."""
+    return f"{amount / 1e9:.4g} GB" if name == "memory" else f"{amount:g}"
 
 
 _BORING = frozenset({"object_store_memory"})

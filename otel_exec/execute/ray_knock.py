@@ -10,7 +10,7 @@ import socket
 
 import grpc
 
-__all__ = ["NobodyThere", "cluster_id"]
+__all__ = ["NobodyThere", "NotLetIn", "cluster_id"]
 
 # How long the head of a cluster may take to accept a connection, and to answer.
 _CONNECT_S = 3.0
@@ -19,6 +19,10 @@ _ANSWER_S = 10.0
 
 class NobodyThere(Exception):
     """There is no head of a cluster that lets us in; says why."""
+
+
+class NotLetIn(NobodyThere):
+    """A head is there, and does not know us."""
 
 
 def cluster_id(address: str) -> bytes | None:
@@ -42,17 +46,19 @@ def cluster_id(address: str) -> bytes | None:
         try:
             reply = ask(b"", timeout=_ANSWER_S, metadata=_token())
         except grpc.RpcError as error:
-            raise NobodyThere(_reason(error)) from error
+            raise _refusal(error) from error
     return bytes(reply.cluster_id)
 
 
-def _reason(error: grpc.RpcError) -> str:
+def _refusal(error: grpc.RpcError) -> NobodyThere:
     code = error.code()
     if code == grpc.StatusCode.UNAUTHENTICATED:
-        return "it lets in who has its token, and what is here is none or another; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's own"
+        return NotLetIn(
+            "it lets in who shows its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where the token is not in ~/.ray/auth_token"
+        )
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"what listens there has not answered within {_ANSWER_S:g} s"
-    return "what listens there is not the head of a Ray cluster"
+        return NobodyThere(f"what listens there has not answered within {_ANSWER_S:g} s")
+    return NobodyThere("what listens there is not the head of a Ray cluster")
 
 
 def _method() -> tuple[str, object] | None:
@@ -67,8 +73,8 @@ def _method() -> tuple[str, object] | None:
 
 
 def _token() -> list[tuple[str, str]]:
-    """Return the token that Ray would show: the one that it finds, unless it was told to show none."""
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    """Return the token that Ray would show: at an address that it was given, none unless it was told to."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return []
     try:
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined, unused-ignore]  # not in its stub, where Ray is installed
