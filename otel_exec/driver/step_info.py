@@ -60,7 +60,7 @@ def cached_from(earlier: Earlier) -> CachedFrom:
     """Return what the record says of the run that made a cached step."""
     try:
         known = msgspec.convert({key: earlier.times.get(key) for key in _TIMES}, CachedFrom)
-    except msgspec.ValidationError:  # another program's numbers: the identity still holds
+    except (msgspec.ValidationError, UnicodeError):  # another program's numbers: the identity still holds
         known = CachedFrom()
     known.exec_id = earlier.exec_id
     known.trace_id = earlier.trace_id

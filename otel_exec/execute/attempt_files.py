@@ -5,11 +5,10 @@ What comes in: the instants and the outcome, when they are known. What goes out:
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from otel_exec import semconv
-from otel_exec.clock import to_iso
+from otel_exec.clock import System, to_iso
 from otel_exec.errors import RecordError
 from otel_exec.record import locks, reserve, step_files, storage
 from otel_exec.record.process_id import holder_text
@@ -55,7 +54,7 @@ class AttemptFiles:
         state = reserve.with_room(settings.run_folder, lambda: locks.acquire(envelope.output_path, settings.lock_holder))
         if not state.taken:
             return state.holder or locks.UNKNOWN
-        self._locked_s = time.time()
+        self._locked_s = System.wall() / 1e9
         if state.taken_over_from:
             self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {holder_text(state.taken_over_from)} was taken over"))
         if not envelope.force:
@@ -89,7 +88,7 @@ class AttemptFiles:
         The driver renews it, and ends an attempt that lost it; a driver that was stopped for longer than a lease can do neither. Within one lease nobody takes it over.
         """
         path = self._envelope.output_path
-        if time.time() - self._locked_s <= locks.STALE_S:
+        if System.wall() / 1e9 - self._locked_s <= locks.STALE_S:
             return ""
         try:
             return "" if locks.heartbeat(path, self._settings.lock_holder) else locks.lost_to(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from otel_exec import semconv
-from otel_exec.errors import FanOutError, qualified_name
+from otel_exec.errors import FanOutError, RecordError, qualified_name
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.door import LocalHands
 from otel_exec.execute.failure import describe
@@ -265,6 +265,8 @@ def run_remote_item(context: WorkerContext, envelope: ItemEnvelope, packer: Pack
             if report.error is None:
                 try:
                     packed = packer.value(value)
+                except RecordError:  # a disk that is full, and not the fault of what is sent
+                    raise
                 except Exception as error:
                     kind = qualified_name(type(value))
                     raise TypeError(

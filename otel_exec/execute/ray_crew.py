@@ -31,7 +31,7 @@ _SKEW_NS = 10_000_000
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """A worker. `seen`: the numbers of its tellings that came ahead of `upto`, before which all have come."""
+    """A worker. `seen`: the numbers of its tellings that came ahead of `upto`, before which all have come; `waived`: below it none is waited for any more."""
 
     number: int
     uid: str = ""
@@ -45,7 +45,7 @@ class Member:
     tail: str = ""
     spool: SpoolWriter | None = None
     gone: bool = False
-    given_up: bool = False
+    waived: int = 0
 
 
 class Crew:
@@ -125,14 +125,15 @@ class Crew:
     def knows(self, tellings: Mapping[int, int]) -> bool:
         """Whether workers have introduced themselves, and so many tellings of each have come."""
         return all(
-            (member := self._members.get(number)) is not None and (member.uid or member.given_up) and member.upto >= count for number, count in tellings.items()
+            (member := self._members.get(number)) is not None and (member.uid or member.waived) and _heard(member) >= count
+            for number, count in tellings.items()
         )
 
     def give_up(self, tellings: Mapping[int, int]) -> None:
         """What has not come of these was waited for long enough: no result waits for it again."""
         for number, count in tellings.items():
             member = self._members.setdefault(number, Member(number))
-            member.given_up, member.upto = True, max(member.upto, count)
+            member.waived = max(member.waived, count)
 
     def who(self, key: tuple[str, int]) -> Member | None:
         """Return who runs an attempt, as far as was told."""
@@ -187,6 +188,10 @@ class Crew:
         notices: list[Notice] = [WorkerStopped(str(member.number), now_ns) for member in self._members.values() if member.uid and not member.gone]
         for member in self._members.values():
             self._leave(member)
+        for member in self._members.values():
+            missing = sum(number not in member.seen for number in range(member.upto, member.waived))
+            if missing:
+                notices.append(Warned(SPANS_LOST, f"what worker {member.number} told never came: the spans in it are lost", count=missing))
         lost, self._lost = self._lost, {}
         return notices + [Warned(SPANS_LOST, reason, count=count) for reason, count in lost.items()]
 
@@ -232,3 +237,11 @@ class Crew:
         if member.spool is None:
             member.spool = SpoolWriter(self._folder, f"worker-{member.number}", {})
         member.spool.add(lines, lines.count(b"\n"))
+
+
+def _heard(member: Member) -> int:
+    """Return up to which of a worker's tellings nothing is waited for: all have come, or were waited for long enough."""
+    upto = max(member.upto, member.waived)
+    while upto in member.seen:
+        upto += 1
+    return upto

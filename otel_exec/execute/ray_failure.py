@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ray import exceptions
 
 from otel_exec.errors import qualified_name
+from otel_exec.known_secrets import cut
 from otel_exec.semconv import ERROR_CANCELLED, ERROR_NODE_DIED, ERROR_OBJECT_STORE, ERROR_OOM_KILLED, ERROR_WORKER_DIED, ERROR_WORKER_SETUP
 
 __all__ = ["Loss", "lost_to"]
@@ -52,9 +53,9 @@ def lost_to(error: BaseException) -> Loss:
 
 def _first(error: BaseException) -> str:
     """Return the first line of an error's text, bounded."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:_SENTENCE_CHARS]
+    return cut(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), _SENTENCE_CHARS)
 
 
 def _last(error: BaseException) -> str:
     """Return the last line, bounded: of a text that is a traceback, what it came to."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:_SENTENCE_CHARS]
+    return cut(next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__), _SENTENCE_CHARS)

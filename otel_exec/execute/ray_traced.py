@@ -25,6 +25,7 @@ from otel_exec.semconv import Outcome
 from otel_exec.spans.current import current_span_id
 from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, current_scope, enter_scope
+from otel_exec.spans.sanitise import said
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -224,7 +225,7 @@ def _call(carrier: tuple[str, str, dict[str, Any], str], title: str) -> Iterator
                     parent=parent_span_id,
                     attributes=attributes,
                     error_type=qualified_name(type(problem)) if outcome is not None and problem is not None else None,
-                    message=str(problem) if outcome is not None else "",
+                    message=said(problem) if outcome is not None else "",
                     remote=True,
                 )
             ]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["NotVerified", "check", "commands"]
 
 _FEED_BYTES = 65_536
+# What a pipe holds.
+_PIPE_BYTES = 65_536
 # How often a command that prints nothing is asked whether it has ended: what it left behind may hold its pipe for as long as it likes.
 _LOOK_MS = 100
 _LONGEST_LINE = 1 << 20
@@ -99,17 +101,17 @@ def _pass_on(process: Popen[bytes], fd: int, feed: Callable[[bytes], None]) -> N
     lines = _Hidden(feed)
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    ended = False
-    while True:
+    left = _PIPE_BYTES  # of what it had printed when it ended: what it left behind may print for ever
+    while left > 0:
+        ended = process.poll() is not None
         if poll.poll(0 if ended else _LOOK_MS):
             chunk = os.read(fd, _FEED_BYTES)
             if not chunk:
                 break
             lines.feed(chunk)
+            left -= len(chunk) if ended else 0
         elif ended:
             break
-        else:
-            ended = process.poll() is not None
     lines.close()
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from otel_exec.clock import System
 from otel_exec.errors import RecordError
 from otel_exec.record import storage
 from otel_exec.record.encoding import encode
@@ -178,7 +179,7 @@ def peek(output_path: str) -> str:
         return ""
     except OSError as error:
         raise storage.refused(path, "read", error) from error
-    if lease is None or lease.over(time.time()):
+    if lease is None or lease.over(_now_s()):
         return ""
     return lease.holder or UNKNOWN
 
@@ -193,9 +194,14 @@ def lost_to(output_path: str) -> str:
     return f"its lock {how}; the lease was lost"
 
 
+def _now_s() -> float:
+    """Return the wall clock, in Unix seconds: the system's own, whatever the step has patched that runs in this process."""
+    return System.wall() / 1e9
+
+
 def _encode(worker_id: str) -> bytes:
     # One line that ends with a newline: readers go no further, so an overwritten longer line does not disturb them.
-    return b'{"worker_id": %b, "timestamp": %.6f}\n' % (encode(worker_id), time.time())
+    return b'{"worker_id": %b, "timestamp": %.6f}\n' % (encode(worker_id), _now_s())
 
 
 def _parse(content: bytes, modified_s: float) -> _Lease:
@@ -204,7 +210,7 @@ def _parse(content: bytes, modified_s: float) -> _Lease:
         found = _decoder.decode(content.partition(b"\n")[0])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return _Lease("", modified_s)
-    plausible = math.isfinite(found.timestamp) and found.timestamp <= time.time() + STALE_S
+    plausible = math.isfinite(found.timestamp) and found.timestamp <= _now_s() + STALE_S
     return _Lease(found.worker_id, found.timestamp if plausible else modified_s)
 
 
@@ -250,7 +256,7 @@ def _take(path: str, worker_id: str) -> LockState | None:
     finally:
         os.close(descriptor)
     held_by = LockState(taken=False, holder=lease.holder or UNKNOWN, since_s=lease.seen_s)
-    if lease.holder != worker_id and not lease.over(time.time()):
+    if lease.holder != worker_id and not lease.over(_now_s()):
         return held_by
     try:
         with _held(path, must_lock=lease.holder != worker_id) as held:
@@ -258,11 +264,11 @@ def _take(path: str, worker_id: str) -> LockState | None:
                 return None
             # Read again: between the look above and the `flock` another may have taken it over, or its holder come back.
             lease = _parse(os.pread(held, _SIZE_BYTES, 0), os.fstat(held).st_mtime)
-            if lease.holder != worker_id and not lease.over(time.time()):
+            if lease.holder != worker_id and not lease.over(_now_s()):
                 return LockState(taken=False, holder=lease.holder or UNKNOWN, since_s=lease.seen_s)
             _rewrite(held, worker_id)
             return LockState(taken=True, taken_over_from="" if lease.holder == worker_id else lease.holder or UNKNOWN)
-    except BlockingIOError:
+    except TimeoutError:
         return held_by
 
 
@@ -275,7 +281,7 @@ def _held(path: str, *, must_lock: bool = False) -> Iterator[int | None]:
         must_lock: raise where the file system has no `flock`. A lock's own holder may go on without: nobody takes over there.
 
     Raises:
-        BlockingIOError: another holds the `flock` and does not go on.
+        TimeoutError: another holds the `flock` and does not go on.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -309,7 +315,7 @@ def _try_flock(descriptor: int) -> bool | None:
 
 def _flock(path: str, descriptor: int, *, must_lock: bool) -> bool:
     """Hold `flock` on a lock file; return `False` where the file system has none."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline_ns = System.tick() + int(_PATIENCE_S * 1e9)
     while True:
         locked = _try_flock(descriptor)
         if locked:
@@ -319,8 +325,8 @@ def _flock(path: str, descriptor: int, *, must_lock: bool) -> bool:
                 hint = "give a prefix on another file system; if the run that held it is gone, remove the file"
                 raise RecordError(path, f"the file system has no flock, so that this stale lock can't be taken over safely ({hint})")
             return False
-        if time.monotonic() > deadline:
-            raise BlockingIOError(errno.EAGAIN, "another process holds the file and does not go on")
+        if System.tick() > deadline_ns:
+            raise TimeoutError(errno.ETIMEDOUT, "another process holds the file and does not go on")
         time.sleep(0.001)
 
 
@@ -346,7 +352,7 @@ def _read_remote(path: str) -> _Lease | None:
         content = storage.read_head(path, _SIZE_BYTES)
         lease = _parse(content, math.inf)
         if lease.seen_s == math.inf:  # asking for the time costs a request: only where it is needed
-            lease = _Lease(lease.holder, storage.modified_s(path) or time.time())
+            lease = _Lease(lease.holder, storage.modified_s(path) or _now_s())
     except FileNotFoundError:
         return None
     return lease
@@ -357,7 +363,7 @@ def _take_remote(path: str, worker_id: str) -> LockState | None:
         lease = _read_remote(path)
         if lease is None:
             return None
-        if lease.holder != worker_id and not lease.over(time.time()):
+        if lease.holder != worker_id and not lease.over(_now_s()):
             return LockState(taken=False, holder=lease.holder or UNKNOWN, since_s=lease.seen_s)
         storage.replace(path, _encode(worker_id))
         after = _read_remote(path)

@@ -86,7 +86,10 @@ def _chain(steps: list[Node], weights: list[int], below: list[list[int]], before
         for index in heaviest:  # grows: a group's place is taken by what comes below it
             if steps[index].group:
                 heaviest.extend(downstream for downstream in below[index] if weights[downstream] + after[downstream] == left_ns)
-        here = min([index for index in heaviest if not steps[index].group], key=lambda index: steps[index].node_id)
+        going_on = [index for index in heaviest if not steps[index].group]
+        if not going_on:  # a damaged file's steps depend on each other in a circle
+            break
+        here = min(going_on, key=lambda index: steps[index].node_id)
         chain.append(steps[here].node_id)
         left_ns -= weights[here]
         candidates = below[here]

@@ -98,8 +98,10 @@ def _heading(record: AnyRecord, record_path: str | None) -> Section:
     # Where no worker was started, how many there might have been says nothing.
     workers = f", {plural(executor.workers, 'worker')}" if record.workers else ""
     if record.workers and executor.kind == "ray":  # there a worker is a process, and a cluster has as many as it likes
-        workers = f", {plural(len(record.workers), 'worker')}, up to {plural(executor.workers, 'step')} at once"
-    limit = f", at most {executor.max_concurrent} at once" if executor.max_concurrent else ""
+        workers = (
+            f", {plural(len(record.workers), 'worker')}, up to {plural(min(executor.workers, executor.max_concurrent or executor.workers), 'step')} at once"
+        )
+    limit = f", at most {executor.max_concurrent} at once" if executor.max_concurrent and executor.kind != "ray" else ""
     started = _instant(record.start_time)
     when = started if record.end_time is None else f"{started} to {_until(started, _instant(record.end_time))}"
     facts = [

@@ -36,7 +36,7 @@ def write_lock(output_path, holder):
 def test_an_attempt_that_lost_its_lease_writes_nothing_over_the_run_that_has_it(tmp_path, monkeypatch, executor, error):
     """Its driver was stopped for longer than a lease; what the other run does in the folder stays as it is, and the error says who that is."""
     ahead = [0.0]
-    monkeypatch.setattr(attempt_files, "time", SimpleNamespace(time=lambda: time.time() + ahead[0]))
+    monkeypatch.setattr(attempt_files, "System", SimpleNamespace(wall=lambda: time.time_ns() + int(ahead[0] * 1e9)))
 
     def _work(folder):
         write_lock(folder, OTHER)

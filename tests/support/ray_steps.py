@@ -68,8 +68,21 @@ def _hold_on(path):
     import ctypes
 
     _start_child(path)
-    time.sleep(0.2)  # who runs it is told after 50 ms
+    _wait_until_told()
     ctypes.PyDLL(None).sleep(600)
+
+
+def _wait_until_told():
+    """Wait until the home actor knows who runs the attempt, and a moment more for the driver to hear it."""
+    import ray
+
+    from otel_exec.execute.ray_presence import _present
+
+    (presence,) = [each for each in _present.values() if each._begun is not None]
+    while presence._begun_told != presence._begun.span_id:
+        time.sleep(0.01)
+    ray.get(presence.home.has.remote(presence.uid, presence.tellings - 1))
+    time.sleep(0.2)
 
 
 def _hold(config):

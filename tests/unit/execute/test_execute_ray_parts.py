@@ -83,6 +83,17 @@ def test_a_gap_that_was_waited_for_is_not_waited_for_again(crew):
     assert crew.knows({0: 4})
 
 
+def test_what_was_not_waited_for_any_more_still_counts(crew, tmp_path):
+    """A telling that comes after all is written, once; one that never comes is a warning with its count at the end."""
+    crew.take_in(Taken([facts()], []), [])
+    crew.give_up({0: 3})
+    crew.take_in(Taken([], [telling(1, b"late\n"), telling(1, b"late\n")]), [])
+    assert crew.knows({0: 3})
+    assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"late\n"
+    (lost,) = [notice for notice in crew.close() if isinstance(notice, Warned)]
+    assert (lost.code, lost.count) == ("spans_lost", 2)
+
+
 def test_who_has_died_says_nothing_more(crew, tmp_path):
     """What was open in a dead worker is closed by others: a telling that was still on its way is passed over."""
     notices = []

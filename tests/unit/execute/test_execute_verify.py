@@ -37,3 +37,14 @@ def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path):
         assert b"".join(fed) == b"done\n"
     finally:
         os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def test_what_a_command_leaves_behind_may_print_for_ever(tmp_path):
+    """The verification is over when its command is, however much comes from what it left."""
+    fed = []
+    pid = tmp_path / "pid"
+    check(["sh", "-c", f"yes & echo $! > {pid}; echo done"], None, str(tmp_path), feed=fed.append)
+    try:
+        assert b"done\n" in b"".join(fed)
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)

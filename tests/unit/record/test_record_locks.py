@@ -297,3 +297,13 @@ def test_a_holder_is_said_as_a_run_and_its_process():
     assert process_id.holder_text(locks.driver_id("exec_1")).startswith(f"exec_1 (process {os.getpid()} on ")
     assert process_id.holder_text("somebody:else") == "somebody:else"
     assert process_id.holder_text("") == ""
+
+
+def test_a_patched_clock_is_not_the_locks(output, monkeypatch):
+    """A step that freezes the clock of the process that renews its lock does not make it stale for others."""
+    assert locks.acquire(output, US).taken
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: 1.0)
+        patched.setattr(time, "time_ns", lambda: 1)
+        assert locks.heartbeat(output, US)
+    assert not locks.acquire(output, THEM).taken
