@@ -10,9 +10,9 @@ import os
 import resource
 from typing import Final
 
-__all__ = ["WAYS_OUT", "cant_go_on", "way_out"]
+__all__ = ["cant_go_on", "way_out"]
 
-WAYS_OUT: Final = {
+_WAYS_OUT: Final = {
     errno.EACCES: "give a path that you may write to, or ask its owner",
     errno.EPERM: "give a path that you may write to, or ask its owner",
     errno.EROFS: "give a path on a disk that can be written",
@@ -37,7 +37,7 @@ _LIMITS: Final = {errno.EMFILE: (resource.RLIMIT_NOFILE, ""), errno.EFBIG: (reso
 
 def way_out(error: OSError) -> str | None:
     """Return what to do about a refusal to write, `None` where that is not known."""
-    return WAYS_OUT.get(error.errno or 0)
+    return _WAYS_OUT.get(error.errno or 0)
 
 
 def cant_go_on(error: OSError) -> str:
