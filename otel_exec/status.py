@@ -270,7 +270,7 @@ def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
 def _open_now(status: StatusRecord, folder: str, now_ns: int) -> list[OpenRecord]:
     """Return what is open, as mapped memory has it: that is of this moment, where the driver writes twice a second and hears of phases once.
 
-    Where there is no memory to look into (another host's, or Ray's) it is what the driver last heard.
+    Of Ray's workers it is what they last told, within a second. Where there is no memory to look into (another host's) it is what the driver last heard.
     """
     known = status.open
     placed = _placed(_open_tables(folder))

@@ -1,6 +1,7 @@
 """The Ray workers of a run, as the driver knows them: who they are, what each last told, what each runs.
 
-What comes in: what the home actor hands on, and what came with results. What goes out: notices; numbers for workers; their finished spans, appended to a file for each in the spool.
+What comes in: what the home actor hands on, and what came with results. What goes out: notices; numbers for workers; their finished spans, appended to a file for each in the spool,
+and what is open in them, listed beside it.
 Knows nothing of Ray. What comes twice counts once; a worker's tellings may come in any order.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from otel_exec.aggregate.rebuild import PARTS, descends
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.ray_open_tables import OpenTables
 from otel_exec.execute.ray_wire import Begun, Facts, Known, Taken, Telling, decode
 from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID
 from otel_exec.spans.recorder import NOT_WRITTEN, SPANS_LOST
@@ -61,6 +63,7 @@ class Crew:
         self._skewed: set[str] = set()
         self._settled: set[tuple[object, object]] = set()
         self._closed: set[str] = set()
+        self._tables = OpenTables(self._folder)
         self._lost: dict[str, int] = {}  # why -> how many finished spans found no room
 
     def take_in(self, taken: Taken, notices: list[Notice]) -> dict[str, int]:
@@ -116,6 +119,8 @@ class Crew:
             return
         if member.begun is None or begun.at_ns >= member.begun.at_ns:
             member.begun, member.open_spans, member.tail = begun, tuple(telling.open_spans), telling.tail
+            self._tables.show(member.number, begun, member.open_spans)
+        self._tables.came_home(begun, telling.lines)
         key = (begun.node_id, begun.attempt)
         if not begun.item and key not in self._claims:
             self._claims[key] = member
@@ -164,6 +169,8 @@ class Crew:
         member = self._claims.pop(key, None)
         if member is not None:
             member.begun, member.open_spans, member.tail = None, (), ""
+            self._tables.clear(member.number)
+            self._tables.step_ended(key[0])
 
     def died(self, key: tuple[str, int], span_id: str, at_ns: int, error_type: str, reason: str) -> WorkerDied:
         """The worker that ran an attempt is gone, and the attempt with it."""
@@ -188,6 +195,7 @@ class Crew:
         notices: list[Notice] = [WorkerStopped(str(member.number), now_ns) for member in self._members.values() if member.uid and not member.gone]
         for member in self._members.values():
             self._leave(member)
+        self._tables.close()
         for member in self._members.values():
             missing = sum(number not in member.seen for number in range(member.upto, member.waived))
             if missing:

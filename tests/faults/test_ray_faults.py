@@ -17,6 +17,7 @@ from support.run_checks import check_run, outcomes
 
 from otel_exec import read_run
 from otel_exec.record.find import list_runs
+from otel_exec.spans.open_spans import read_all_open
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -54,9 +55,14 @@ def _gone(pid):
         return True
 
 
+def _tasks_open(prefix):
+    opened = [entry for folder in prefix.glob(".otel_exec/runs/*/spans") for entry in read_all_open(str(folder)) if entry.kind == "task"]
+    return {entry.node_id.rpartition("-")[0] + ("" if entry.item is None else f"/{entry.item}"): entry for entry in opened}
+
+
 @pytest.mark.ray
 def test_a_driver_that_is_killed(tmp_path, shared_ray):
-    """Its steps and items on the cluster end within a minute, what they had started as well; the next run takes what had finished, and succeeds."""
+    """Its steps and items on the cluster end within a minute, what they had started as well; its record knows that they executed; the next run takes what had finished, and succeeds."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environ |= {"RAY_ADDRESS": shared_ray.get_runtime_context().gcs_address, "PYTHONPATH": str(HERE.parent), "EVIDENCE": str(tmp_path)}
     command = [sys.executable, "-m", "faults.ray_experiment", "--executor", "ray", "--prefix", str(tmp_path / "out")]
@@ -64,7 +70,8 @@ def test_a_driver_that_is_killed(tmp_path, shared_ray):
         driver = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=log, stderr=log)
     pids = [tmp_path / name for name in ("step.pid", "item.pid", "child.pid")]
     deadline = time.monotonic() + 120
-    while not all(path.exists() for path in pids):
+    # It writes down what its workers tell of: the step's task and the item's.
+    while not (all(path.exists() for path in pids) and {"long", "long/0"} <= (opened := _tasks_open(tmp_path / "out")).keys()):
         assert driver.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -76,6 +83,10 @@ def test_a_driver_that_is_killed(tmp_path, shared_ray):
         time.sleep(0.05)
     dead = read_run(list_runs(str(tmp_path / "out"))[-1])
     assert [(step.name, step.status) for step in dead.steps] == [("first", "SUCCESS"), ("long", "RUNNING")]
+    (attempt,) = dead.steps[1].attempts
+    assert attempt.start_ns == opened["long"].start_ns - int(dead.start_time_unix_nano)  # it was not loading since it was claimed
+    assert attempt.start_ns + attempt.execution_ns == dead.duration_ns
+    assert dead.workers[int(attempt.worker_id)].busy_ns >= attempt.execution_ns
     assert "SystemExit" not in (Path(dead.steps[1].output_path) / ".executor_status").read_text()
     print(f"gone after {time.monotonic() - killed_s:.1f} s")
     (tmp_path / "go").touch()
