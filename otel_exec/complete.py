@@ -103,6 +103,7 @@ def status_of(
         start_time=record.start_time,
         failures=_failures(tally),
         templates=record.templates[:MOST_ROWS],
+        duration_ns=record.duration_ns,
     )
 
 

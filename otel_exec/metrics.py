@@ -255,14 +255,19 @@ class MetricsCollector:
             for key, value in numbers.to_dict().items():
                 setattr(level, key, value)
             group = self._of_level(level)
-            level.settled_count, level.sample_count = group.settled, len(group.samples)
+            ran = group.samples
+            level.settled_count, level.sample_count = group.settled, len(ran)
+            level.p50_ns, level.p95_ns, level.p99_ns = (_percentile(ran, each) if ran else None for each in (50, 95, 99))
         for worker, worker_numbers in zip(record.workers, metrics.worker_metrics, strict=True):
             for key, value in worker_numbers.to_dict().items():
                 if key != "worker_id":
                     setattr(worker, key, value)
             ran = self._of_worker(worker).samples
             worker.sample_count = len(ran)
-            worker.p50_duration_ms, worker.p95_duration_ms, worker.p99_duration_ms = (_percentile(ran, each) // _NS_PER_MS for each in (50, 95, 99))
+            worker.p50_ns, worker.p95_ns, worker.p99_ns = (_percentile(ran, each) if ran else None for each in (50, 95, 99))
+            worker.p50_duration_ms, worker.p95_duration_ms, worker.p99_duration_ms = (
+                (each or 0) // _NS_PER_MS for each in (worker.p50_ns, worker.p95_ns, worker.p99_ns)
+            )
         record.templates = self.template_records(templates)
         record.metrics = metrics.to_dict()
 

@@ -400,7 +400,7 @@ def _task_rows(record: RunRecord, now_ns: int) -> list[TaskStatus]:
 
 
 def _task_row(step: StepRecord, record: RunRecord, began_ns: int, now_ns: int) -> TaskStatus:
-    from otel_exec.aggregate.tally import tries
+    from otel_exec.aggregate.tally import between_ns, execution_ns, total_ns, tries
     from otel_exec.metrics import task_metrics
 
     last = step.attempts[-1] if step.attempts else None
@@ -425,6 +425,10 @@ def _task_row(step: StepRecord, record: RunRecord, began_ns: int, now_ns: int) -
         cpu_ms=None if last is None or last.cpu_ns is None else last.cpu_ns // _MS,
         peak_rss_bytes=last.peak_rss_bytes if last is not None else None,
         error=_said(step),
+        queue_ns=between_ns(last.created_ns, last.claimed_ns) if last is not None else None,
+        execution_ns=execution_ns(step),
+        verification_ns=last.verification_ns if last is not None else None,
+        total_ns=total_ns(step),
     )
 
 

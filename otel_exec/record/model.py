@@ -166,7 +166,8 @@ class NodeRecord(msgspec.Struct, gc=False):
 class LevelRecord(msgspec.Struct, gc=False):
     """A topological generation: its span and its LevelMetrics. `start_ns` is known from its first step on, `end_ns` once all have settled.
 
-    `settled_count` counts the steps that have come to anything, `sample_count` those that averages and percentiles are over.
+    `settled_count` counts the steps that have come to anything, `sample_count` those that averages and percentiles are over; the latter to the nanosecond
+    are `p50_ns` to `p99_ns`, `null` without samples.
     """
 
     level: int
@@ -183,12 +184,15 @@ class LevelRecord(msgspec.Struct, gc=False):
     p99_duration_ms: int = 0
     settled_count: int = 0
     sample_count: int = 0
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
 
 
 class WorkerRecord(msgspec.Struct, gc=False):
     """A worker: where it was and its WorkerMetrics. `busy_ns` is the union of its task and item spans.
 
-    `start_ns`, `ready_ns` and `end_ns` are `started_at`, `ready_at` and `stopped_at` to the nanosecond. Percentiles, as the average, are over the `sample_count` steps that it completed.
+    `start_ns`, `ready_ns` and `end_ns` are `started_at`, `ready_at` and `stopped_at` to the nanosecond. Percentiles, as the average, are over the `sample_count` steps that it completed; to the nanosecond as of levels.
     """
 
     worker_id: str
@@ -214,6 +218,9 @@ class WorkerRecord(msgspec.Struct, gc=False):
     start_ns: int | None = None
     ready_ns: int | None = None
     end_ns: int | None = None
+    p50_ns: int | None = None
+    p95_ns: int | None = None
+    p99_ns: int | None = None
 
 
 class TemplateRecord(msgspec.Struct, gc=False):

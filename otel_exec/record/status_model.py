@@ -58,7 +58,7 @@ class FailedStep(msgspec.Struct, gc=False):
 class TaskStatus(msgspec.Struct, gc=False):
     """One step in `status --json --tasks`: its TaskMetrics and its times. `state` is its outcome, `cached`, or of a step without an outcome `pending`, `running` (created; a worker has it where `elapsed_ms` is known), `interrupted` or `not run`.
 
-    Times are those of the last attempt; `elapsed_ms` is how long a worker has had it now.
+    Times are those of the last attempt; `elapsed_ms` is how long a worker has had it now; the other four have their nanoseconds beside them.
     """
 
     task_id: str
@@ -81,13 +81,17 @@ class TaskStatus(msgspec.Struct, gc=False):
     cpu_ms: int | None = None
     peak_rss_bytes: int | None = None
     error: str | None = None
+    queue_ns: int | None = None
+    execution_ns: int | None = None
+    verification_ns: int | None = None
+    total_ns: int | None = None
 
 
 class StatusRecord(msgspec.Struct, gc=False):
     """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives.
 
     `eta_basis` says what `eta_ms` was reckoned from: `this run`, `earlier runs` or `both`. `failures` and `templates` have the first hundred.
-    `clock_offset_ns` is the run's clock minus its host's monotonic one, as text: with it a reader on that host has the run's own present.
+    `duration_ns` is the record's: `null` while the run goes on. `clock_offset_ns` is the run's clock minus its host's monotonic one, as text: with it a reader on that host has the run's own present.
     `tasks` is never in the file: `status --json --tasks` adds it.
     """
 
@@ -109,4 +113,5 @@ class StatusRecord(msgspec.Struct, gc=False):
     failures: list[FailedStep] = []
     templates: list[TemplateRecord] = []
     clock_offset_ns: str | None = None
+    duration_ns: int | None = None
     tasks: list[TaskStatus] | msgspec.UnsetType = msgspec.UNSET

@@ -155,7 +155,8 @@ def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
         lines += _level_line(f"  Level {level.level:>{edge}}: ", state, broad, look)
         if wanted.level is not None:
             lines += _wrapped(
-                f"p50={_ms(level.p50_duration_ms)}, p95={_ms(level.p95_duration_ms)}, p99={_ms(level.p99_duration_ms)} of {plural(level.sample_count, 'completed task')}"
+                f"p50={_exact(level.p50_ns, level.p50_duration_ms)}, p95={_exact(level.p95_ns, level.p95_duration_ms)}, "
+                f"p99={_exact(level.p99_ns, level.p99_duration_ms)} of {plural(level.sample_count, 'completed task')}"
                 if level.sample_count
                 else "no task of it was completed by this run yet",
                 look,
@@ -191,8 +192,8 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
         ran = level.completed_count > 0 or level.failed_count > 0 or bool(level.duration_ms)  # a step that was cancelled had run, for a while
         parts = [tasks, *failed, *([f"{left_out:,} {'cut short or not run' if ran else 'not run'}"] if left_out > 0 else [])]
         if level.sample_count:
-            parts += [f"avg={_ms(round(level.avg_task_duration_ms))}", f"p95={_ms(level.p95_duration_ms)}"]
-        took = _ms(level.duration_ms) if level.duration_ms is not None and ran else ""
+            parts += [f"avg={_average(level.avg_task_duration_ms)}", f"p95={_exact(level.p95_ns, level.p95_duration_ms)}"]
+        took = _took(level) if ran else ""
         if level.failed_count:
             return f"{look.signs.bad} FAILED", "red", took, parts
         if left_out > 0:
@@ -201,7 +202,7 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
     if level.start_ns is None:
         return ("NOT RUN" if over else "PENDING"), "dim", "", [tasks] if over else []
     so_far_ms = _run_ms(status)
-    took = _ms(level.duration_ms) if level.duration_ms is not None else ""
+    took = _took(level)
     if level.duration_ms is None and so_far_ms is not None:
         took = _ms(max(0, so_far_ms - level.start_ns // _MS))
     return ("INTERRUPTED" if over else "RUNNING"), ("red" if over else "blue"), took, [f"{level.completed_count:,}/{tasks}", *failed]
@@ -260,16 +261,16 @@ def _worker_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]
     shown = workers if wanted.workers or wanted.rows is None else workers[: wanted.rows]
     columns = [
         BoxColumn("Worker", [look.text(worker.worker_id) for worker in shown]),
-        BoxColumn("Init", [_ms(worker.initialization_ms) for worker in shown], 4, 5),
+        BoxColumn("Init", [_exact(_between(worker.start_ns, worker.ready_ns), worker.initialization_ms) for worker in shown], 4, 5),
         BoxColumn("Tasks", [f"{worker.tasks_completed + worker.tasks_failed:,}" for worker in shown], 1),
-        BoxColumn("Avg", [_ms(round(worker.avg_task_duration_ms)) if worker.tasks_completed else "-" for worker in shown], 2, 6),
-        BoxColumn("Uptime", [_ms(worker.uptime_ms) for worker in shown], 3, 9),
+        BoxColumn("Avg", [_average(worker.avg_task_duration_ms) if worker.tasks_completed else "-" for worker in shown], 2, 6),
+        BoxColumn("Uptime", [_exact(_between(worker.start_ns, worker.end_ns), worker.uptime_ms) for worker in shown], 3, 9),
     ]
     if wanted.workers:
         has = {span.worker_id: span.name for span in status.open if span.kind == "step" and span.worker_id}
         columns += [
             BoxColumn("Failed", [f"{worker.tasks_failed:,}" for worker in shown], 7),
-            BoxColumn("p95", [_ms(worker.p95_duration_ms) if worker.sample_count else "-" for worker in shown], 8),
+            BoxColumn("p95", [_exact(worker.p95_ns, worker.p95_duration_ms) if worker.sample_count else "-" for worker in shown], 8),
             BoxColumn("Busy", [_busy(worker) for worker in shown], 5),
             BoxColumn("Now", [look.text(shorten(_doing(worker, has, status), 24, look.signs.ellipsis)) for worker in shown], 6),
             BoxColumn("Pid", ["-" if worker.pid is None else str(worker.pid) for worker in shown], 9),
@@ -349,21 +350,25 @@ def _task_cells(task: TaskStatus) -> tuple[Any, ...]:
         task.state,
         task.attempts,
         task.worker_id,
-        _ns(task.queue_wait_ms),
-        running_ns if running_ns is not None else _ns(task.execution_duration_ms),
-        _ns(task.verification_duration_ms),
-        _ns(task.total_duration_ms),
+        _first(task.queue_ns, _ns(task.queue_wait_ms)),
+        running_ns if running_ns is not None else _first(task.execution_ns, _ns(task.execution_duration_ms)),
+        _first(task.verification_ns, _ns(task.verification_duration_ms)),
+        _first(task.total_ns, _ns(task.total_duration_ms)),
         _ns(task.cpu_ms),
         bytes_text(task.peak_rss_bytes) if task.peak_rss_bytes is not None else None,
         task.error,
     )
 
 
+def _first(exact_ns: int | None, duration_ns: int | None) -> int | None:
+    return duration_ns if exact_ns is None else exact_ns
+
+
 def _total_lines(status: StatusRecord, look: Look) -> list[str]:
     if _no_steps(status):
-        return [f"Total: {_ms(_run_ms(status))}"]
+        return [f"Total: {_exact(status.duration_ns, _run_ms(status))}"]
     parts = [
-        f"Total: {_ms(_run_ms(status))}",
+        f"Total: {_exact(status.duration_ns, _run_ms(status))}",
         f"Workers: {_workers_count(status):,}",
         f"Tasks: {status.progress.done:,}/{status.progress.total:,}",
     ]
@@ -398,6 +403,23 @@ def _ms(duration_ms: int | None) -> str:
 
 def _ns(duration_ms: int | None) -> int | None:
     return None if duration_ms is None else duration_ms * _MS
+
+
+def _exact(duration_ns: int | None, duration_ms: int | None) -> str:
+    """Return a duration as every other report has it, from its nanoseconds; of a status without, from its milliseconds."""
+    return duration_text(duration_ns) if duration_ns is not None and duration_ns >= 0 else _ms(duration_ms)
+
+
+def _average(average_ms: float) -> str:
+    return duration_text(round(average_ms * _MS))
+
+
+def _between(start_ns: int | None, end_ns: int | None) -> int | None:
+    return None if start_ns is None or end_ns is None or end_ns < start_ns else end_ns - start_ns
+
+
+def _took(level: LevelRecord) -> str:
+    return "" if level.duration_ms is None else _exact(_between(level.start_ns, level.end_ns), level.duration_ms)
 
 
 def _wrapped(text: str, look: Look, *, indent: str = "", most: int | None = None) -> list[str]:

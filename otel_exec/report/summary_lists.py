@@ -32,6 +32,8 @@ def workers_section(record: AnyRecord, top: int | None) -> Section:
             busy_ns += worker.busy_ns
             there_ns += own_ns
         init_ns = None if worker.initialization_ms is None else worker.initialization_ms * 1_000_000
+        if init_ns is not None and worker.start_ns is not None and worker.ready_ns is not None:  # a record of others may have no nanoseconds
+            init_ns = max(0, worker.ready_ns - worker.start_ns)
         rows.append(
             (
                 worker.worker_id,

@@ -111,6 +111,8 @@ class SummaryWorker(msgspec.Struct):
     started_at: str | None = None
     stopped_at: str | None = None
     initialization_ms: int | None = None
+    start_ns: int | None = None
+    ready_ns: int | None = None
     tasks_completed: int = 0
     tasks_failed: int = 0
     died: str | None = None

@@ -249,3 +249,22 @@ def test_one_level_alone_leaves_the_workers_out():
     text, both = (status_text(status(), Look(80), Wanted(level=1, workers=workers)) for workers in (False, True))
     assert "Worker Metrics" not in text
     assert "Worker Metrics" in both
+
+
+def test_durations_read_as_in_every_other_report():
+    """From the nanoseconds, rounded: a mean of one is its percentile, also below a millisecond; of a status without nanoseconds its milliseconds are told."""
+    numbers = {"task_count": 1, "completed_count": 1, "settled_count": 1, "sample_count": 1}
+    exact = LevelRecord(1, 0, 2_999_999, duration_ms=2, avg_task_duration_ms=1.9996, p95_duration_ms=1, p95_ns=1_999_600, **numbers)
+    bare = LevelRecord(2, duration_ms=2, avg_task_duration_ms=1.0, p95_duration_ms=1, end_ns=2_999_999, **numbers)
+    worker = WorkerRecord(
+        "0", initialization_ms=1, uptime_ms=2, start_ns=0, ready_ns=1_999_600, end_ns=2_999_999, p95_duration_ms=0, p95_ns=512_000, sample_count=1
+    )
+    told = status(state="success", progress=Progress(2, 2), levels=[exact, bare], workers=[worker], metrics={"total_duration_ms": 2}, duration_ns=2_999_999)
+    text = status_text(told, Look(200, signs=ASCII), Wanted(workers=True))
+    assert "Level 1: + DONE    3.0ms (1 task, avg=2.0ms, p95=2.0ms)" in text
+    assert "Level 2: + DONE    2.0ms (1 task, avg=1.0ms, p95=1.0ms)" in text
+    assert "Total: 3.0ms |" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| 0 ")]
+    assert [cell.strip() for cell in row.split("|")[1:5]] == ["0", "2.0ms", "0", "-"]
+    assert "3.0ms" in row
+    assert "512us" in row
