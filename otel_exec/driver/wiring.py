@@ -146,6 +146,7 @@ def wire(
     resumed = look_back(order, settings.exec_id)
     how = ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier)
     aggregator = first_half(config, order.experiment, how, settings, store, start_ns, step_skeletons(plan))
+    aggregator.record.config["workers"] = config.workers or executor.workers  # those of a cluster were not known before
     aggregator.record.resumed_from = resumed.earlier
     for step, decision in zip(aggregator.record.steps, decisions, strict=True):
         if decision.action == "cached" and decision.earlier is not None:

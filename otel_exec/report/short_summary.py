@@ -54,6 +54,10 @@ def short_summary(record: AnyRecord, look: Look, *, run_json: str | None = None,
                 said=f"path of {duration_text(path.duration_ns)} in {plural(len(path.steps), 'step')}; {outside} of the wall time lies outside it",
             )
         )
+    died = [worker for worker in record.workers if worker.died]
+    if died:
+        said = f"{plural(len(died), 'worker')} died, the first: worker {died[0].worker_id}: {died[0].died}"
+        facts.append(Fact("died", None, label="deaths", said=said))
     if record.warnings:
         count = sum(warning.count for warning in record.warnings)
         facts.append(Fact("warnings", None, label="warnings", said=f"{count:,}, the first: {record.warnings[0].message}"))

@@ -94,12 +94,17 @@ def change_words(status: StatusRecord) -> str:
 def _apart(status: StatusRecord) -> list[str]:
     """Return the counts that stand apart from what is done, in words."""
     progress = status.progress
+    dead = status.state == "interrupted"
+    cut_off = sum(span.kind == "step" for span in status.open) if dead else 0
+    settled = progress.done + progress.failed + progress.skipped + progress.cancelled
     counts = (
         (progress.failed, "failed"),
         (progress.cached, "cached"),
         (progress.skipped, "not run"),
         (progress.cancelled, "cancelled"),
         (progress.retries, "retry" if progress.retries == 1 else "retries"),
+        (cut_off, "cut off"),
+        (progress.total - settled - cut_off if dead else 0, "never begun"),
     )
     return [f"{count:,} {word}" for count, word in counts if count > 0]
 
@@ -369,7 +374,7 @@ def _total_lines(status: StatusRecord, look: Look) -> list[str]:
         return [f"Total: {_exact(status.duration_ns, _run_ms(status))}"]
     parts = [
         f"Total: {_exact(status.duration_ns, _run_ms(status))}",
-        f"Workers: {_workers_count(status):,}",
+        f"Workers: {_workers_said(status)}",
         f"Tasks: {status.progress.done:,}/{status.progress.total:,}",
     ]
     line = " | ".join(parts)
@@ -381,12 +386,13 @@ def _no_steps(status: StatusRecord) -> bool:
     return status.progress.total <= 0 and not status.levels and not status.workers and status.metrics is not None
 
 
-def _workers_count(status: StatusRecord) -> int:
-    """Return how many workers there are while the run goes on; of one that is over how many ran something."""
+def _workers_said(status: StatusRecord) -> str:
+    """Return how many workers there are while the run goes on; of one that is over how many of those that are listed ran steps."""
     used = (status.metrics or {}).get("workers_used")
     if status.state != "running" and isinstance(used, int):
-        return max(0, used)
-    return sum(worker.stopped_at is None for worker in status.workers)
+        there = len(status.workers)
+        return f"{used:,} of {there:,} ran steps" if 0 <= used < there else f"{max(0, used):,}"
+    return f"{sum(worker.stopped_at is None for worker in status.workers):,}"
 
 
 # Words.

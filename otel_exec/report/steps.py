@@ -18,7 +18,7 @@ FAILURES = frozenset({"failure", "timeout", "error"})
 
 
 class StepCounts(msgspec.Struct, frozen=True):
-    """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet.
+    """How many steps came to what. `ran` counts those with an attempt whatever it came to; `open` those that have no outcome yet, `begun` those of them that a worker had taken.
 
     `not_needed` are ancestors that nobody asked for, since what depends on them was there; `not_run` those that something kept from running.
     `failed` includes those whose failure is an earlier run's, which were not to be run again; these are `failed_before`.
@@ -34,25 +34,33 @@ class StepCounts(msgspec.Struct, frozen=True):
     not_needed: int = 0
     not_run: int = 0
     open: int = 0
+    begun: int = 0
     groups: int = 0
 
 
 def outcome_word(step: AnyStep, *, over: bool) -> str:
-    """Return `cached` or the outcome; for a step that has none `running` or `pending`, in a run that is over `interrupted` or `not run`."""
+    """Return `cached` or the outcome; for a step that has none `running` or `pending`, in a run that is over `interrupted` or (no worker had begun it) `not run`."""
     if step.cached:
         return "cached"
     if _was_open(step):
-        return "interrupted"
+        return "interrupted" if _begun(step) else "not run"
     if step.outcome is not None:
         return step.outcome
     if step.start_ns is None:
         return "not run" if over else "pending"
-    return "interrupted" if over else "running"
+    if over:
+        return "interrupted" if _begun(step) else "not run"
+    return "running"
 
 
 def _was_open(step: AnyStep) -> bool:
     """Whether a step had come to nothing when its run died: its error is that it was broken off."""
     return step.error is not None and step.error.type == "interrupted"
+
+
+def _begun(step: AnyStep) -> bool:
+    """Whether a worker took the step at least once."""
+    return any(attempt.claimed_ns is not None or attempt.start_ns is not None or attempt.execution_ns is not None for attempt in step.attempts)
 
 
 def execution_ns(step: AnyStep) -> int | None:
@@ -74,6 +82,7 @@ def count_steps(record: AnyRecord) -> StepCounts:
             tally["cached"] += 1
         elif step.outcome is None or _was_open(step):
             tally["open"] += 1
+            tally["begun"] += _begun(step)
         elif step.outcome == "success":
             tally["ran"] += 1
             tally["succeeded"] += 1
@@ -137,7 +146,8 @@ def reached(counts: StepCounts, *, over: bool) -> str:
                 (counts.cached, "cached"),
                 (counts.not_needed, "not needed"),
                 (counts.not_run, "not run"),
-                (counts.open, "left open" if over else "not done yet"),
+                (counts.begun, "cut off" if over else "running"),
+                (counts.open - counts.begun, "never begun" if over else "not begun yet"),
             )
             if number
         ),

@@ -17,6 +17,9 @@ from otel_exec.report.table import Column, Entry, Fact, Section, Table
 from otel_exec.report.text_safety import first_line
 from otel_exec.semconv import NODES_ROW
 
+# So many workers' deaths are told one by one.
+_MOST_DEATHS = 5
+
 __all__ = ["errors_section", "gates_section", "left_open_section", "phases_section", "warnings_section", "workers_section"]
 
 
@@ -60,18 +63,28 @@ def workers_section(record: AnyRecord, top: int | None) -> Section:
         Column("busy", "Busy", "duration"),
         Column("uptime", "Up", "duration", priority=1),
         Column("busy_share", "Busy/up", "share"),
-        Column("died", "Died", "name", min_width=8, sparse=True),
+        Column("died", "", "json"),  # a sentence, for which a column has no room
     )
+    notes = _deaths(record)
+    if record.executor.kind == "ray" and any(step.items is not None and step.items.count for step in record.steps):
+        notes.append("A step that waits for its items counts as busy, too: on Ray others run them.")
     title = "How busy the workers were"
     if share is not None:
         title += f": {share_text(share)} ({exact_text(busy_ns)} of {exact_text(there_ns)})"
     return Section(
         "workers",
         title,
-        notes=("Steps that were open when the run was broken off are not in it.",) if rows and left_open(record) else (),
+        notes=tuple(notes),
         facts=(Fact("busy", busy_ns, "duration"), Fact("uptime", there_ns, "duration"), Fact("busy_share", share, "share")),
         table=Table("list", columns, rows, hidden=hidden, more=f"and {plural(hidden, 'more worker')} less busy than these" if hidden else ""),
     )
+
+
+def _deaths(record: AnyRecord) -> list[str]:
+    """Return who died and why, in sentences; of many the first."""
+    died = [worker for worker in record.workers if worker.died]
+    said = [f"Worker {worker.worker_id} died: {first_line(worker.died or '')}." for worker in died[:_MOST_DEATHS]]
+    return said + ([f"And {plural(len(died) - len(said), 'more worker')} died."] if len(died) > len(said) else [])
 
 
 def phases_section(record: AnyRecord, steps: Sequence[AnyStep], names: dict[str, str], top: int | None) -> Section:

@@ -56,6 +56,7 @@ def test_a_worker_that_dies_costs_its_attempt(tmp_path):
     """SIGKILL in mid attempt: an error span with worker_died that keeps the phases told before, and a second attempt that is linked to it and succeeds."""
     record = run_in(tmp_path, ray_steps.dying(str(tmp_path / "x")), executor="ray", grace_s=1.0)
     trace = check_run(record)
+    assert record.config["workers"] == record.executor.workers == 3  # the cluster's CPUs: nobody had said how many
     died = step_named(record, "dies once")
     assert [attempt.outcome for attempt in died.attempts] == ["error", "success"]
     assert died.attempts[0].error.type == "worker_died"

@@ -218,10 +218,12 @@ def test_a_change_is_one_line():
 
 
 def test_the_workers_of_a_total_are_those_there_are_then_those_that_ran_something():
-    """While the run goes on those that have not stopped, however; after it the ones that ran a step."""
+    """While the run goes on those that have not stopped, however; after it how many of those that are listed ran a step."""
     workers = [WorkerRecord("0"), WorkerRecord("1", stopped_at="2026-11-27T14:45:00+00:00", died="signal 9"), WorkerRecord("2", stopped_at="x")]
     one = status(workers=workers, metrics={"total_duration_ms": 1000, "workers_used": 2})
     assert status_lines(one, Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 1 | Tasks: 6/10"
+    assert status_lines(msgspec.structs.replace(one, state="success"), Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 2 of 3 ran steps | Tasks: 6/10"
+    one.workers.pop()
     assert status_lines(msgspec.structs.replace(one, state="success"), Look(80), Wanted())[-1] == "Total: 1.0s | Workers: 2 | Tasks: 6/10"
 
 
@@ -268,3 +270,9 @@ def test_durations_read_as_in_every_other_report():
     assert [cell.strip() for cell in row.split("|")[1:5]] == ["0", "2.0ms", "0", "-"]
     assert "3.0ms" in row
     assert "512us" in row
+
+
+def test_the_counts_of_a_dead_run_add_up():
+    """What had settled, what was cut off and what was never begun are all of its tasks."""
+    text = status_text(status(state="interrupted", progress=Progress(2, 14, failed=1), open=[OPEN[0], OPEN[1]]), Look(100, signs=ASCII), Wanted())
+    assert "(2/14 tasks, 1 failed, 1 cut off, 10 never begun)" in text

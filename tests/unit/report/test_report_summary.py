@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 
+import msgspec
 import pytest
 import sample_record
 
@@ -119,13 +120,13 @@ def test_a_step_counts_as_run_only_if_something_of_it_ran():
 
 
 def test_steps_left_open_are_interrupted_once_the_run_is_over():
-    """A step without an outcome is running or pending while its run goes on, and interrupted or not run when it was killed."""
+    """A step without an outcome is running or pending while its run goes on; when that was killed it was interrupted, or not run where no worker had begun it."""
     record = sample_record.running()
     assert [row["outcome"] for row in as_mapping(summary(record))["steps"]] == ["success", "running", "pending"]
-    assert "3: 1 ran, 2 not done yet" in as_text(summary(record), Look(80))
+    assert "3: 1 ran, 1 running, 1 not begun yet" in as_text(summary(record), Look(80))
     record.outcome = "interrupted"
     assert [row["outcome"] for row in as_mapping(summary(record))["steps"]] == ["success", "interrupted", "not run"]
-    assert "3: 1 ran, 2 left open" in as_text(summary(record), Look(80))
+    assert "3: 1 ran, 1 cut off, 1 never begun" in as_text(summary(record), Look(80))
 
 
 def test_long_lists_are_cut_and_say_what_was_cut():
@@ -460,3 +461,33 @@ def test_what_a_killed_run_left_open_is_named_with_how_long():
     assert "Open when" in text_of("interrupted", Look(80))
     for name in ("twelve_steps", "running", "empty"):
         assert "Open when" not in text_of(name, Look(80))
+
+
+def test_who_died_and_why_is_said_in_whole_sentences():
+    """Under the list of workers, whatever the width, of many the first five; the short form counts them and says why the first died."""
+    record = sample_record.twelve_steps()
+    reason = "killed by SIGKILL, as a kernel does that is out of memory, or a user (pid 4711 on a-host-with-a-long-name.example.org)"
+    record.workers[1].died = reason
+    assert f"Worker 1 died: {reason}." in " ".join(text_of_record(record).split())
+    said = " ".join(short_summary(record, Look(80)).split())
+    assert f"deaths 1 worker died, the first: worker 1: {reason}" in said
+    record.workers = [*record.workers, *(msgspec.structs.replace(record.workers[1], worker_id=str(number)) for number in range(10, 16))]
+    assert "And 2 more workers died." in text_of_record(record)
+    assert "deaths" not in short_summary(sample_record.twelve_steps(), Look(80))
+
+
+def test_on_ray_a_step_that_waits_for_its_items_is_said_to_be_busy():
+    """As the definition has it: a union of tasks and items. Elsewhere the step's own worker runs items meanwhile."""
+    record = fanned_out()
+    assert "counts as busy" not in text_of_record(record)
+    record.executor.kind = "ray"
+    assert "A step that waits for its items counts as busy, too: on Ray others run them." in text_of_record(record, 120)
+
+
+def test_a_step_that_was_ready_when_its_run_died_was_not_run():
+    """It is among those that were never begun, by its word as well."""
+    record = sample_record.interrupted()
+    second = record.steps[1]
+    second.attempts = [msgspec.structs.replace(second.attempts[0], claimed_ns=None, start_ns=None, execution_ns=None)]
+    assert "3: 1 ran, 1 not run, 1 never begun" in text_of_record(record)
+    assert as_mapping(summary(record))["steps"][1]["outcome"] == "not run"
