@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from otel_exec.config_otel import Endpoint, OtelSettings, read_otel
-from otel_exec.config_values import flag, mask_url, number, one_of, whole
+from otel_exec.config_values import flag, mask_url, number, one_of, ray_address, whole
 from otel_exec.cpus import usable_cpus
 from otel_exec.errors import ConfigError, UsageError, unknown_name
 from otel_exec.secrets import mask
@@ -114,7 +114,9 @@ def resolve(arguments: Mapping[str, object], environ: Mapping[str, str], *, defa
     default = 0 if values["executor"] == "ray" else min(usable_cpus(), _MAX_WORKERS)  # 0: as many as the cluster has CPUs
     values["workers"] = default if value is None else whole(setting, value, least=1, most=_MAX_WORKERS)
     setting, value = given("ray_address", "RAY_ADDRESS")
-    values["ray_address"] = None if value is None else str(value).strip() or None
+    value = None if value is None else str(value).strip() or None
+    # Other programs of Ray's read RAY_ADDRESS as well, some as the address of a dashboard: it is looked at where it is used.
+    values["ray_address"] = ray_address(setting, value) if value is not None and values["executor"] == "ray" else value
     setting, value = given("max_concurrent")
     values["max_concurrent"] = None if value is None else whole(setting, value, least=1)
     setting, value = given("timeout_s")

@@ -20,7 +20,7 @@ from otel_exec.secrets import MASK, is_secret_field
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Address", "address", "flag", "join_url", "mask_url", "number", "one_of", "pairs", "whole"]
+__all__ = ["Address", "address", "flag", "join_url", "mask_url", "number", "one_of", "pairs", "ray_address", "whole"]
 
 _HOST_AND_PORT = re.compile(r"^(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]+(?:/.*)?$")
 _HOST = re.compile(r"^[A-Za-z0-9._-]+$|^[0-9A-Fa-f:.%]+$")
@@ -28,6 +28,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BEFORE_QUERY = re.compile(r"[^?#]*")
 # What an address without credentials begins with: up to the path, the query or the end no colon but that of a port.
 _HOST_MAYBE_PORT = re.compile(r"(?:\[[^\]/?#]*\]|[^:/?#]*)(?::[0-9]*)?(?=[/?#]|$)")
+_RAY_WORDS = ("auto", "local")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -138,6 +139,23 @@ def address(setting: str, text: str) -> Address:
         except UnicodeEncodeError:  # bytes of the environment that are no UTF-8
             raise wrong from None
     return Address("" if bare else parts.scheme, parts.netloc.rpartition("@")[2], port, parts.path, parts.query, authorization)
+
+
+def ray_address(setting: str, text: str) -> str:
+    """Return the address of a Ray cluster: `HOST:PORT`, with `ray://` or another of Ray's schemes before it or not, or one of the words that Ray knows."""
+    accepted = "the address of a Ray cluster's head node, such as head:6379 or ray://head:10001, or auto"
+    value = text.strip()
+    scheme, found, rest = value.rpartition("://")
+    if value in _RAY_WORDS or (found and scheme not in {"", "ray", "http", "https"}):  # what other schemes mean is for their own packages to say
+        return value
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is none
+        host = port = None
+    if scheme in {"http", "https"} or (found and not scheme) or not host or not _HOST.match(host) or not port or parts.netloc != rest:
+        raise ConfigError(setting, mask_url(value), accepted)
+    return value
 
 
 def mask_url(url: str, *, all_queries: bool = True) -> str:

@@ -72,7 +72,6 @@ def _place(kind, folder):
     ("kind", "reason"),
     [
         ("127.0.0.1:{port}", "Connection refused"),
-        ("nonsense", "Invalid address format"),
         ("other", "what listens there is not the head of a Ray cluster"),
         ("token", "it lets in who shows its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"),
     ],

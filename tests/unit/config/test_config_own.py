@@ -135,6 +135,26 @@ def test_the_ray_cluster_is_named_by_flag_or_variable():
     assert (resolve({"executor": "ray"}, {}).workers, resolve({"executor": "ray", "workers": 2}, {}).workers) == (0, 2)
 
 
+@pytest.mark.parametrize("text", ["head:6379", "127.0.0.1:6379", "[::1]:6379", "ray://head:10001", "auto", "local", "anyscale://my-cluster"])
+def test_an_address_of_a_ray_cluster(text):
+    """Host and port, Ray's client, Ray's own words; what another scheme means is its package's to say."""
+    assert resolve({"executor": "ray", "ray_address": text}, {}).ray_address == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nonsense", "head:", ":6379", "head:99999", "head:0", "head:port", "http://head:8265", "ray://head", "a b:1", "head:6379/x", "me:secret@head", "://h:1"],
+)
+def test_what_is_no_address_of_a_ray_cluster(text):
+    """It is refused before anything is looked for, of a dry run as well; with another executor nobody asks."""
+    message = str(refused({"executor": "ray", "ray_address": text}))
+    assert message.startswith("--ray-address=")
+    assert message.endswith("can't be read: it takes the address of a Ray cluster's head node, such as head:6379 or ray://head:10001, or auto")
+    assert "secret" not in message
+    assert str(refused({"executor": "ray"}, {"RAY_ADDRESS": text})).startswith("RAY_ADDRESS=")
+    assert resolve({}, {"RAY_ADDRESS": text}).ray_address == text
+
+
 def test_a_pool_has_so_many_slots():
     """1024 workers are taken, one more is an error that says how many can be."""
     assert resolve({"workers": 1024}, {}).workers == 1024
