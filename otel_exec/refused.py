@@ -29,7 +29,8 @@ _WAYS_OUT: Final = {
     errno.EMFILE: "the system limits how many files a process may have open (ulimit -n): raise the limit, close what is kept open, or take fewer --workers",
     errno.ENFILE: "the system has no more open files to give: end what keeps many open",
     errno.ENOMEM: "end what takes much memory, or give the process more",
-    errno.EAGAIN: "the system limits how many processes and threads you may have (ulimit -u): raise the limit, or take fewer --workers",
+    errno.EAGAIN: "the system has none to spare for now: try again; a process or thread that can't be started has met a limit on how many you may have "
+    "(ulimit -u, or the container's), which you can raise, or take fewer --workers",
 }
 # Which limit a refusal is about, and what it counts.
 _LIMITS: Final = {errno.EMFILE: (resource.RLIMIT_NOFILE, ""), errno.EFBIG: (resource.RLIMIT_FSIZE, " bytes")}

@@ -218,7 +218,7 @@ class Executor(Protocol):
         ...
 
     def kill(self, node_id: str, attempt: int) -> None:
-        """End a running attempt now. No notice follows for the attempt; the runner settles it. A killed worker is replaced (`WorkerStopped`, then `WorkerStarted`)."""
+        """End a running attempt now. No notice follows for the attempt; the runner settles it. A killed worker is replaced (`WorkerStopped`, then `WorkerStarted`), if the run goes on."""
         ...
 
     def open_spans(self, node_id: str, attempt: int) -> Sequence[OpenSpan]:

@@ -94,6 +94,7 @@ class ProcessesExecutor:
         self._audit_s: float | None = None
         self._suspects: set[int] = set()
         self._stillborn = 0
+        self._missing = 0
         self._stopping = False
         self._started = False
         self._stopped = False
@@ -124,6 +125,9 @@ class ProcessesExecutor:
         """Return what happened; wait for it when nothing did."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         woken = False
+        while self._missing:  # not before: where the run ends with what its worker's end meant, nobody needs another
+            self._missing -= 1
+            self._start_worker()
         if len(self._out.queued) > self.workers and timeout_s != 0.0:
             # Nobody waits for us: woken for each notice alone, this process would take the CPU from a worker every time.
             time.sleep(_GATHER_S)
@@ -157,7 +161,7 @@ class ProcessesExecutor:
             self._interrupt(sequence)
 
     def kill(self, node_id: str, attempt: int) -> None:
-        """End the worker that runs the attempt, and all that it started; another takes its place."""
+        """End the worker that runs the attempt, and all that it started; another takes its place, with the next poll."""
         sequence = self._out.attempts.get((node_id, attempt))
         if sequence is None:
             # Its report may be among the notices that were not fetched yet.
@@ -403,7 +407,7 @@ class ProcessesExecutor:
             self._stillborn += 1
             if self._stillborn >= _MAX_STILLBORN and not any(other.ready for other in self._workers.values()):
                 raise OtelExecError(f"no worker process can be started: {reason}; what Python said stands above, on stderr")
-        self._start_worker()
+        self._missing += 1
 
     def _kill_sequence(self, sequence: int) -> None:
         """End the worker that runs a message, unless it has ended by itself meanwhile: the process is stopped first, and what it said is read."""

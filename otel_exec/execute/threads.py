@@ -18,6 +18,7 @@ from otel_exec.errors import qualified_name
 from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.capture import StreamCapture
 from otel_exec.execute.door import LocalHands
+from otel_exec.execute.failure import refusal
 from otel_exec.execute.fan_out import FanOut
 from otel_exec.execute.in_process import InProcess, direct_call
 from otel_exec.execute.interrupts import ThreadGuard
@@ -284,7 +285,8 @@ class ThreadsExecutor:
         except BaseException as error:  # of our own lines: an interrupt that came between them, or a process that has no descriptor or memory left
             worker.guard.disarm()
             if not isinstance(error, KeyboardInterrupt):
-                why = (qualified_name(type(error)), str(error))
+                cut = refusal(error, qualified_name(type(error)))
+                why = (cut.type, cut.message)
         worker.guard.end()
         with self._work:
             worker.item = None

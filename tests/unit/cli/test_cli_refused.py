@@ -24,7 +24,7 @@ def limited(monkeypatch, soft):
         (errno.EMFILE, 16, "too many open files (the system limits how many files a process may have open to 16 (ulimit -n): raise the limit, close "),
         (errno.EFBIG, 4000, "file too large (the system limits how large a file may be to 4000 bytes (ulimit -f): raise the limit, then run again"),
         (errno.EMFILE, resource.RLIM_INFINITY, "too many open files (the system limits how many files a process may have open (ulimit -n): raise"),
-        (errno.EAGAIN, 1, "resource temporarily unavailable (the system limits how many processes and threads you may have (ulimit -u): raise the limit"),
+        (errno.EAGAIN, 1, "resource temporarily unavailable (the system has none to spare for now: try again; a process or thread that can't be started"),
     ],
 )
 def test_a_limit_is_named_with_its_number(monkeypatch, number, soft, says):
