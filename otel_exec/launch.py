@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from otel_exec import config as configuration
-from otel_exec.clock import AnchoredClock
+from otel_exec.clock import AnchoredClock, to_iso
 from otel_exec.complete import fold_forked
 from otel_exec.cpus import usable_cpus
 from otel_exec.driver import arguments as command_line
@@ -31,8 +31,9 @@ from otel_exec.driver.wiring import Order, Wired, settle_in, wire
 from otel_exec.errors import Mistake, OtelExecError, PlanError, RecordError, StepsFailed, UsageError
 from otel_exec.execute.base import RunSettings
 from otel_exec.plan.build import build_plan
-from otel_exec.record.model import Experiment, RunRecord
+from otel_exec.record.model import SCHEMA_VERSION, Experiment, RunRecord
 from otel_exec.record.record_file import keep_foreign
+from otel_exec.record.status_model import Progress, StatusRecord, WaitingRecord
 from otel_exec.refused import cant_go_on
 from otel_exec.report.terminal import look_of
 from otel_exec.schedule.capacity import Capacity, oversized
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import Executor
     from otel_exec.plan.graph import Plan, Step
     from otel_exec.plan.refs import StepRef
+    from otel_exec.record.run_store import RunStore
 
     Gate = Sequence[str] | str | Callable[[int], object]
 
@@ -196,7 +198,9 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
     start_ns = clock.now_ns()
     try:
         if to_run:
+            _say_what_it_awaits(executor, order, settings, store, listener, clock)
             executor.start(settings, clock)  # workers take a while to be ready: they begin before the record does
+        startup_ns = clock.now_ns() - start_ns if to_run else None
         capacity = _capacity(config, executor)  # how many workers a cluster has is known now
         state = RunState(
             plan,
@@ -207,7 +211,7 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
             gates=bool(order.gates),
             fail_fast=config.fail_fast,
         )
-        wired = wire(order, state, executor, packed, settings, store, clock, ids, listener, start_ns)
+        wired = wire(order, state, executor, packed, settings, store, clock, ids, listener, start_ns, startup_ns)
         for warning in oversized(plan, decisions, capacity):
             wired.aggregator.warn(warning.code, warning.message)
         wired.keeper.begin()
@@ -226,6 +230,29 @@ def _execute(order: Order, listener: LiveListener, *, tracer_provider: object = 
         executor.stop(0.0)  # stopped already, unless something was raised
     failures = tuple((plan.steps[index], error, "" if config.show_output else wired.runner.last_words[index]) for index, error in wired.runner.errors.items())
     return Result(wired.aggregator.record, failures, received.number)
+
+
+def _say_what_it_awaits(executor: Executor, order: Order, settings: RunSettings, store: RunStore, listener: LiveListener, clock: AnchoredClock) -> None:
+    """Say what the run waits for before it has a record: on the terminal, and as its first status."""
+    awaits = executor.awaits
+    if not awaits:
+        return
+    listener.starting(awaits)
+    now = to_iso(clock.now_ns()) or ""
+    store.write_status(
+        StatusRecord(
+            SCHEMA_VERSION,
+            settings.exec_id,
+            "running",
+            now,
+            Progress(total=listener.total),
+            experiment=order.experiment.name,
+            driver=settings.lock_holder,
+            start_time=now,
+            clock_offset_ns=str(clock.offset_ns),
+            waiting=[WaitingRecord("", awaits, 0)],
+        )
+    )
 
 
 def _drive(order: Order, wired: Wired, settings: RunSettings, tracer_provider: object) -> None:

@@ -216,18 +216,24 @@ def _ended_ns(record: RunRecord) -> int:
 def _going_on(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bool) -> StatusRecord:
     """Return what the driver last wrote, with the time that has passed since; with tasks, all counts are those of the journal, which is ahead."""
     status = known
+    tasks = tasks and not _unrecorded(place)
     if tasks:
         from otel_exec.complete import rebuild, status_of
 
         record = rebuild(place.folder, alive=True)
         status = status_of(record, now_ns=now_ns, opened=known.open, eta=None, driver=known.driver)
         status.eta_ms, status.eta_basis, status.updated_at, status.state = known.eta_ms, known.eta_basis, known.updated_at, known.state
-        status.tasks = _task_rows(record, now_ns)
+        status.tasks, status.waiting = _task_rows(record, now_ns), known.waiting
     _advance(status, known, now_ns)
     status.open = _open_now(status, place.folder, now_ns)
     if tasks:
         _agree(status)
     return status
+
+
+def _unrecorded(place: RunPlace) -> bool:
+    """Whether a run still waits for what it needs to begin, a cluster say: then it has a status and no record."""
+    return not (storage.exists(os.path.join(place.folder, "run.json")) or storage.exists(place.record_path))
 
 
 def _agree(status: StatusRecord) -> None:
@@ -263,6 +269,8 @@ def _advance(status: StatusRecord, known: StatusRecord, now_ns: int) -> None:
                 row["uptime_ms"] = uptimes[row["worker_id"]]
     for span in status.open:
         span.elapsed_ms += passed_ms
+    for each in status.waiting:
+        each.elapsed_ms = None if each.elapsed_ms is None else each.elapsed_ms + passed_ms
     if status.eta_ms is not None:
         status.eta_ms = max(0, status.eta_ms - passed_ms)
 
@@ -308,7 +316,7 @@ def _left_behind(place: RunPlace, known: StatusRecord, now_ns: int, *, tasks: bo
     try:
         record = _record(place, alive=False)
     except RecordError:
-        known.state, known.eta_ms, known.eta_basis = "interrupted", None, None
+        known.state, known.eta_ms, known.eta_basis, known.waiting = "interrupted", None, None, []
         return known
     status = _of_record(record, place, known, now_ns)
     if tasks:

@@ -6,6 +6,8 @@ while the run goes on (a step's outcome is never lost for it) and an error at it
 
 from __future__ import annotations
 
+from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,12 +19,12 @@ from otel_exec.errors import RecordError
 from otel_exec.metrics import MetricsCollector
 from otel_exec.record.model import Export, MetricsExport
 from otel_exec.record.run_store import write_record
-from otel_exec.record.status_model import OpenRecord
+from otel_exec.record.status_model import OpenRecord, WaitingRecord
 from otel_exec.schedule.pace import Pace
 from otel_exec.semconv import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from otel_exec.aggregate.aggregator import Aggregator
     from otel_exec.clock import Clock
@@ -68,15 +70,27 @@ class Keeper:
         driver: this process, as it stands in locks.
         also: where run.json is kept beside the folder, or `None`.
         eta: returns how long the run will still take, `None` without a basis.
+        waits: what steps wait for, by name, as it is now.
     """
 
-    def __init__(self, store: RunStore, aggregator: Aggregator, clock: Clock, *, driver: str, also: str | None, eta: Callable[[], Eta | None]) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        aggregator: Aggregator,
+        clock: Clock,
+        *,
+        driver: str,
+        also: str | None,
+        eta: Callable[[], Eta | None],
+        waits: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._store = store
         self._aggregator = aggregator
         self._clock = clock
         self._driver = driver
         self._also = also
         self._eta = eta
+        self._waits = waits
         self._tally = Tally(aggregator.record.steps)
         self._levels_ended = 0
         self._status_pace = Pace(_STATUS_INTERVAL_NS, _SHARE)
@@ -155,6 +169,8 @@ class Keeper:
         status = status_of(self._aggregator.record, now_ns=began_ns, opened=opened, eta=eta, driver=self._driver, tally=tally)
         if isinstance(self._clock, AnchoredClock):
             status.clock_offset_ns = str(self._clock.offset_ns)
+        if status.state == "running":
+            status.waiting = [WaitingRecord(name, why) for name, why in islice(self._waits.items(), MOST_ROWS)]
         self._store.write_status(status)
         self._status_pace.done(began_ns, self._clock.now_ns())
 

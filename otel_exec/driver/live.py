@@ -55,7 +55,7 @@ class LiveListener:
         plan: the steps.
         decisions: what was decided of each.
 
-    `warn`: takes a warning for the record, its code and its sentence.
+    `warn`: takes a warning for the record, its code and its sentence. `waits`: what steps wait for, by their names, in words.
     """
 
     def __init__(self, plan: Plan, decisions: Sequence[Decision]) -> None:
@@ -84,9 +84,14 @@ class LiveListener:
         self._no_eta = False
         self.warn: Callable[[str, str], None] = lambda _code, _message: None
         self._earlier: Mapping[str, float] | None = None
+        self.waits: dict[str, str] = {}
+
+    def starting(self, awaits: str) -> None:
+        """The run waits for that before it can begin."""
 
     def claimed(self, step: Step, running: Running) -> None:
         """A worker took an attempt."""
+        self.waits.pop(step.name, None)
         if step.index not in self._begun:
             self._begun.add(step.index)
             self._pending[step.template] -= 1
@@ -96,6 +101,7 @@ class LiveListener:
 
     def settled(self, step: Step, outcome: str, cause: str, duration_ns: int | None, error: ErrorInfo | None) -> None:  # noqa: ARG002  the protocol's
         """A step has its outcome."""
+        self.waits.pop(step.name, None)
         if step.index not in self._counted:
             return
         level = self.levels[step.level] if step.level is not None else [0, 0, 0, 0]
@@ -127,9 +133,12 @@ class LiveListener:
 
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
+        self.waits[step.name] = f"its lock is held by {holder_text(holder)}"
 
     def warned(self, step_name: str, message: str) -> None:
         """Something is worth knowing while it lasts."""
+        if step_name:
+            self.waits[step_name] = message
 
     def output(self, step_name: str, text: str) -> None:
         """A step printed."""
@@ -184,6 +193,14 @@ class TerminalListener(LiveListener):
         self._painted_ns = 0
         self._all_cached = all(decisions[index].action == "cached" for index in self._counted)
 
+    def starting(self, awaits: str) -> None:
+        """Say it, as the block on a terminal, until there is more to say."""
+        if self._terminal:
+            view = ProgressView(name=self._name, done=0, total=self.total, elapsed_ns=0, note=f"waiting for {awaits}")
+            self._painter.paint(progress_lines(view, self._look), self._look.width)
+        else:
+            self._painter.say(f"waiting for {awaits}", self._look.width)
+
     def _event(self, event: StepEvent) -> None:
         self._painter.say(event_line(event, self._look), self._look.width)
 
@@ -212,10 +229,12 @@ class TerminalListener(LiveListener):
 
     def waiting(self, step: Step, holder: str) -> None:
         """Another run holds a step's lock."""
-        self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=f"its lock is held by {holder_text(holder)}"))
+        super().waiting(step, holder)
+        self._event(StepEvent("waiting", step.name, self.settled_count, self.total, detail=self.waits[step.name]))
 
     def warned(self, step_name: str, message: str) -> None:
         """Say it above the block."""
+        super().warned(step_name, message)
         if step_name:
             self._event(StepEvent("waiting", step_name, self.settled_count, self.total, detail=message))
         else:
@@ -254,6 +273,7 @@ class TerminalListener(LiveListener):
             cached=self.cached,
             levels=[LevelProgress(number, done, total, running, failed) for number, (done, failed, running, total) in sorted(self.levels.items())],
             running=going,
+            waiting=list(self.waits.items()),
             eta_ns=left.left_ns if left else None,
             eta_basis=left.basis if left else None,
             note="stopping: waiting for running steps to end (Ctrl-C again ends them at once)" if runner.attempts.cancelling else "",

@@ -140,11 +140,15 @@ def wire(
     ids: IdGenerator,
     listener: LiveListener,
     start_ns: int,
+    startup_ns: int | None,
 ) -> Wired:
-    """Make the record's first half and everything that fills it."""
+    """Make the record's first half and everything that fills it.
+
+    The run began at `start_ns`, and its executor took `startup_ns` to start, `None` where it was not started.
+    """
     plan, config, decisions = order.plan, order.config, order.selection.decisions
     resumed = look_back(order, settings.exec_id)
-    how = ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier)
+    how = ExecutorRecord(executor.kind, executor.workers, config.max_concurrent, state.barrier, startup_ns)
     aggregator = first_half(config, order.experiment, how, settings, store, start_ns, step_skeletons(plan))
     aggregator.record.config["workers"] = config.workers or executor.workers  # those of a cluster were not known before
     aggregator.record.resumed_from = resumed.earlier
@@ -169,7 +173,9 @@ def wire(
     parent_span_id = config.parent[1] if config.parent else ""
     at_once = min(executor.workers, config.max_concurrent or executor.workers)
     listener.reckons_with(at_once, lambda: earlier_means(plan, decisions, config.prefix, not_in=settings.exec_id))
-    keeper = Keeper(store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta)
+    keeper = Keeper(
+        store, aggregator, clock, driver=settings.lock_holder, also=config.run_json or os.path.abspath("run.json"), eta=listener.eta, waits=listener.waits
+    )
     meter = None
     if config.metrics or config.console_metrics:
         templates = [step.template for step, decision in zip(plan.steps, decisions, strict=True) if not step.group and decision.action != "skip"]

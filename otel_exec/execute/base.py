@@ -189,6 +189,11 @@ class Executor(Protocol):
     can_kill: bool
     by_value: bool
 
+    @property
+    def awaits(self) -> str:
+        """What `start` will wait for, in words; "" where it returns at once."""
+        ...
+
     def start(self, settings: RunSettings, clock: Clock) -> None:
         """Start the workers; returns before they are ready."""
         ...

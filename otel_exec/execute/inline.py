@@ -41,6 +41,7 @@ class InlineExecutor:
     workers = 1
     prefetch = 0
     can_kill = False
+    awaits = ""
     by_value = False
 
     def __init__(self) -> None:

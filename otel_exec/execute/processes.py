@@ -67,6 +67,7 @@ class ProcessesExecutor:
 
     kind = "processes"
     can_kill = True
+    awaits = ""
     by_value = True
 
     def __init__(self, workers: int) -> None:

@@ -21,7 +21,7 @@ from otel_exec.execute.ray_knock import NobodyThere, NotLetIn, cluster_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["HeadWatch", "attach", "cluster_cpus", "detach", "node_alive", "node_lines"]
+__all__ = ["HeadWatch", "attach", "awaits", "cluster_cpus", "detach", "node_alive", "node_lines"]
 
 _LOOK_S = 0.2
 # So often running the head's port is found closed before the head counts as gone: a supervisor may start it again.
@@ -68,6 +68,13 @@ def attach(address: str | None, workers: int | None, resources: Mapping[str, flo
                 raise UsageError(f"{what}: {_first_line(error)}{hint}") from error
         _users += 1
         _ours = True
+
+
+def awaits(address: str | None) -> str:
+    """Return what `attach` will wait for, in words; "" where the process is connected already."""
+    if ray.is_initialized():
+        return ""
+    return "a local Ray cluster to start" if address is None else f"the Ray cluster at {address} to answer"
 
 
 def _check_same(address: str | None) -> None:

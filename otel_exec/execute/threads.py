@@ -64,6 +64,7 @@ class ThreadsExecutor:
 
     kind = "threads"
     can_kill = False
+    awaits = ""
     by_value = False
 
     def __init__(self, workers: int) -> None:

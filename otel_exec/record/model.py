@@ -320,12 +320,13 @@ class Experiment(msgspec.Struct, gc=False):
 
 
 class ExecutorRecord(msgspec.Struct, gc=False):
-    """What ran it."""
+    """What ran it. `startup_ns`: how long the run waited, from its start on, until attempts could be handed over: for a cluster to start or to answer. `null` where nothing was started."""
 
     kind: str
     workers: int
     max_concurrent: int | None = None
     barrier: bool = False
+    startup_ns: int | None = None
 
 
 class EarlierRun(msgspec.Struct, gc=False):

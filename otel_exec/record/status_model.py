@@ -13,7 +13,7 @@ import msgspec
 
 from otel_exec.record.model import LevelRecord, TemplateRecord, WorkerRecord
 
-__all__ = ["FailedStep", "OpenRecord", "Progress", "StatusRecord", "TaskStatus"]
+__all__ = ["FailedStep", "OpenRecord", "Progress", "StatusRecord", "TaskStatus", "WaitingRecord"]
 
 
 class Progress(msgspec.Struct, gc=False):
@@ -55,6 +55,14 @@ class FailedStep(msgspec.Struct, gc=False):
     worker_id: str | None = None
 
 
+class WaitingRecord(msgspec.Struct, gc=False):
+    """What something waits for, in words, while it does: a step, or ("") the run itself. `elapsed_ms`: for how long, where that is known."""
+
+    name: str
+    why: str
+    elapsed_ms: int | None = None
+
+
 class TaskStatus(msgspec.Struct, gc=False):
     """One step in `status --json --tasks`: its TaskMetrics and its times. `state` is its outcome, `cached`, or of a step without an outcome `pending`, `running` (created; a worker has it where `elapsed_ms` is known), `interrupted` or `not run`.
 
@@ -91,7 +99,7 @@ class StatusRecord(msgspec.Struct, gc=False):
     """status.json: small and live. `state` is an outcome of `RunRecord`; `driver`, a lock holder's id, tells readers whether the driver still lives.
 
     `eta_basis` says what `eta_ms` was reckoned from: `this run`, `earlier runs` or `both`. `failures` and `templates` have the first hundred.
-    `duration_ns` is the record's: `null` while the run goes on. `clock_offset_ns` is the run's clock minus its host's monotonic one, as text: with it a reader on that host has the run's own present.
+    `waiting` has the first hundred. `duration_ns` is the record's: `null` while the run goes on. `clock_offset_ns` is the run's clock minus its host's monotonic one, as text: with it a reader on that host has the run's own present.
     `tasks` is never in the file: `status --json --tasks` adds it.
     """
 
@@ -114,4 +122,5 @@ class StatusRecord(msgspec.Struct, gc=False):
     templates: list[TemplateRecord] = []
     clock_offset_ns: str | None = None
     duration_ns: int | None = None
+    waiting: list[WaitingRecord] = []
     tasks: list[TaskStatus] | msgspec.UnsetType = msgspec.UNSET

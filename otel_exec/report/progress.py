@@ -20,6 +20,7 @@ __all__ = ["LevelProgress", "ProgressView", "RunningStep", "StepEvent", "event_l
 
 _BAR = 20
 _LEAST_ETA_NS = 1_000_000
+_WAITING = 3
 _STYLES = {"finished": "green", "cached": "cyan", "failed": "red", "timeout": "red", "cancelled": "yellow", "retrying": "yellow", "waiting": "yellow"}
 
 
@@ -44,7 +45,7 @@ class RunningStep(msgspec.Struct, frozen=True):
 
 
 class ProgressView(msgspec.Struct, frozen=True):
-    """What is the matter now. `done` counts steps that succeeded, cached ones included, `failed` is apart; `note` is said at the end, e.g. that the run is being stopped."""
+    """What is the matter now. `done` counts steps that succeeded, cached ones included, `failed` is apart; `waiting`: steps by name with what each waits for; `note` is said at the end, e.g. that the run is being stopped."""
 
     name: str
     done: int
@@ -56,6 +57,7 @@ class ProgressView(msgspec.Struct, frozen=True):
     running: Sequence[RunningStep] = ()
     eta_ns: int | None = None
     eta_basis: str | None = None
+    waiting: Sequence[tuple[str, str]] = ()
     note: str = ""
 
 
@@ -84,7 +86,9 @@ def progress_lines(view: ProgressView, look: Look, *, height: int = 24) -> list[
     lines = [_headline(view, look)]
     running = sorted(view.running, key=lambda step: (-step.elapsed_ns, step.name))
     note = [look.styled(_cut(look.text(view.note), look), "yellow")] if view.note else []
-    room -= len(lines) + len(note)
+    waiting = [look.styled(_cut(f"  {look.text(name)} waits: {look.text(one_line(why))}", look), "yellow") for name, why in view.waiting[:_WAITING]]
+    waiting = waiting[: max(0, room - len(lines) - len(note) - 1)]
+    room -= len(lines) + len(note) + len(waiting)
     open_levels = [level for level in view.levels if level.done + level.failed < level.total]
     if len(view.levels) > 1:
         shown = open_levels[: max(0, min(3, room - min(len(running), 1)))]
@@ -97,7 +101,7 @@ def progress_lines(view: ProgressView, look: Look, *, height: int = 24) -> list[
     lines += _running_lines(running, look)
     if hidden and room > 0:
         lines.append(look.styled(_cut(f"  {look.signs.ellipsis} and {hidden:,} more running", look), "dim"))
-    return lines + note
+    return lines + waiting + note
 
 
 def _headline(view: ProgressView, look: Look) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
+from otel_exec.aggregate.tally import between_ns
 from otel_exec.record.model import LevelRecord, WorkerRecord
 from otel_exec.record.status_model import OpenRecord, StatusRecord, TaskStatus
 from otel_exec.report.boxed import BoxColumn, boxed_lines
-from otel_exec.report.durations import bytes_text, duration_text
+from otel_exec.report.durations import bytes_text
 from otel_exec.report.eta import basis_text
 from otel_exec.report.look import Look
+from otel_exec.report.status_words import and_more, average_text, exact_text, first_known, ms_as_ns, ms_text, run_ms, wrapped
 from otel_exec.report.steps import plural
 from otel_exec.report.table import Column, Table
 from otel_exec.report.text_safety import display_width, pad, shorten, wrap
@@ -60,6 +62,7 @@ def _lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     blocks: list[list[str]] = [
         [look.styled(title, "bold"), look.signs.double_line * display_width(title)],
         [*_progress_line(status, look), *_state_lines(status, look)],
+        _waiting_lines(status, look, wanted),
         _level_lines(status, look, wanted),
         _open_lines(status, look, wanted),
         _worker_lines(status, look, wanted),
@@ -76,7 +79,7 @@ def _lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
 
 def change_line(status: StatusRecord, look: Look) -> str:
     """Return the status in one line, for a stream in which lines follow each other: `12:00:03 running 6/10 tasks, 1 failed, 2 running, ETA 12s`."""
-    eta = f", ETA {_ms(status.eta_ms)}" if status.eta_ms is not None and status.eta_ms >= _LEAST_ETA_MS else ""
+    eta = f", ETA {ms_text(status.eta_ms)}" if status.eta_ms is not None and status.eta_ms >= _LEAST_ETA_MS else ""
     return f"{look.text(status.updated_at[11:19])} {look.text(change_words(status))}{eta}"
 
 
@@ -85,6 +88,7 @@ def change_words(status: StatusRecord) -> str:
     steps = sum(span.kind == "step" for span in status.open)
     parts = ["no steps" if _no_steps(status) else f"{status.progress.done:,}/{status.progress.total:,} tasks", *_apart(status)]
     parts += [f"{steps:,} running"] if steps and status.state == "running" else []
+    parts += [f"{len(status.waiting):,} waiting"] if status.waiting else []
     return f"{status.state} {', '.join(parts)}"
 
 
@@ -113,7 +117,7 @@ def _progress_line(status: StatusRecord, look: Look) -> list[str]:
     done, total = max(0, status.progress.done), max(0, status.progress.total)
     if _no_steps(status):
         return ["Progress: no steps"]
-    if not total and status.state == "running" and not status.levels:
+    if status.state == "running" and not status.levels:
         return ["Progress: starting"]
     share = min(1.0, done / total) if total else 1.0
     counts = ", ".join([f"{done:,}/{total:,} tasks", *_apart(status)])
@@ -137,14 +141,27 @@ def _state_lines(status: StatusRecord, look: Look) -> list[str]:
         if status.eta_ms is None or status.eta_ms < _LEAST_ETA_MS:
             return []
         basis = basis_text(status.eta_basis)
-        return _wrapped(f"ETA: {_ms(status.eta_ms)}{f' ({basis})' if basis else ''}", look)
+        return wrapped(f"ETA: {ms_text(status.eta_ms)}{f' ({basis})' if basis else ''}", look)
     heard = look.text(status.updated_at[:19].replace("T", " "))
     said = {
         "interrupted": f"State: interrupted. Its driver is gone; the last sign of life was at {heard} UTC.",
         "cancellation": f"State: cancelled at {heard} UTC.",
         "timeout": f"State: timeout: the run's time was over at {heard} UTC.",
     }.get(state, f"State: {look.text(state)}, ended at {heard} UTC.")
-    return [look.styled(line, _STATES.get(state, "")) for line in _wrapped(said, look)]
+    return [look.styled(line, _STATES.get(state, "")) for line in wrapped(said, look)]
+
+
+def _waiting_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
+    """Return what steps, or the run itself, wait for."""
+    waiting = status.waiting
+    if not waiting:
+        return []
+    shown = waiting if wanted.rows is None else waiting[: wanted.rows]
+    lines = ["Waiting:"]
+    for each in shown:
+        elapsed = "" if each.elapsed_ms is None else f" ({ms_text(each.elapsed_ms)})"
+        lines += wrapped(look.text(f"{each.name}: {each.why}{elapsed}" if each.name else f"for {each.why}{elapsed}"), look, indent="  ", most=3)
+    return lines + ([and_more(len(waiting) - len(shown), "more", look)] if len(shown) < len(waiting) else [])
 
 
 def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
@@ -159,16 +176,16 @@ def _level_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
     for level, state in zip(shown, states, strict=True):
         lines += _level_line(f"  Level {level.level:>{edge}}: ", state, broad, look)
         if wanted.level is not None:
-            lines += _wrapped(
-                f"p50={_exact(level.p50_ns, level.p50_duration_ms)}, p95={_exact(level.p95_ns, level.p95_duration_ms)}, "
-                f"p99={_exact(level.p99_ns, level.p99_duration_ms)} of {plural(level.sample_count, 'completed task')}"
+            lines += wrapped(
+                f"p50={exact_text(level.p50_ns, level.p50_duration_ms)}, p95={exact_text(level.p95_ns, level.p95_duration_ms)}, "
+                f"p99={exact_text(level.p99_ns, level.p99_duration_ms)} of {plural(level.sample_count, 'completed task')}"
                 if level.sample_count
                 else "no task of it was completed by this run yet",
                 look,
                 indent="    ",
             )
     if wanted.level is None and len(shown) < len(levels):
-        lines.append(_more(len(levels) - len(shown), "more level", look))
+        lines.append(and_more(len(levels) - len(shown), "more level", look))
     return lines
 
 
@@ -197,7 +214,7 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
         ran = level.completed_count > 0 or level.failed_count > 0 or bool(level.duration_ms)  # a step that was cancelled had run, for a while
         parts = [tasks, *failed, *([f"{left_out:,} {'cut short or not run' if ran else 'not run'}"] if left_out > 0 else [])]
         if level.sample_count:
-            parts += [f"avg={_average(level.avg_task_duration_ms)}", f"p95={_exact(level.p95_ns, level.p95_duration_ms)}"]
+            parts += [f"avg={average_text(level.avg_task_duration_ms)}", f"p95={exact_text(level.p95_ns, level.p95_duration_ms)}"]
         took = _took(level) if ran else ""
         if level.failed_count:
             return f"{look.signs.bad} FAILED", "red", took, parts
@@ -206,10 +223,10 @@ def _level_state(level: LevelRecord, status: StatusRecord, look: Look) -> tuple[
         return f"{look.signs.good} DONE", "green", took, parts
     if level.start_ns is None:
         return ("NOT RUN" if over else "PENDING"), "dim", "", [tasks] if over else []
-    so_far_ms = _run_ms(status)
+    so_far_ms = run_ms(status)
     took = _took(level)
     if level.duration_ms is None and so_far_ms is not None:
-        took = _ms(max(0, so_far_ms - level.start_ns // _MS))
+        took = ms_text(max(0, so_far_ms - level.start_ns // _MS))
     return ("INTERRUPTED" if over else "RUNNING"), ("red" if over else "blue"), took, [f"{level.completed_count:,}/{tasks}", *failed]
 
 
@@ -219,7 +236,7 @@ def _level_line(head: str, level: tuple[str, str, str, list[str]], broad: int, l
     if display_width(head) + broad + display_width(rest) <= look.width:
         return [f"{head}{look.styled(state, style)}{' ' * (broad - display_width(state))}{rest}".rstrip()]
     first = shorten(f"{head}{state} {took}".rstrip(), look.width, look.signs.ellipsis)
-    return [look.styled(first, style), *_wrapped(", ".join(parts), look, indent="    ")]
+    return [look.styled(first, style), *wrapped(", ".join(parts), look, indent="    ")]
 
 
 def _open_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
@@ -244,15 +261,15 @@ def _open_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]:
             elsewhere = f" on worker {look.text(each.worker_id)}" if each.worker_id and each.worker_id != span.worker_id else ""
             lines.append(_timed(each.elapsed_ms, f"{look.signs.arrow} {look.text(each.name)}", elsewhere, look, "    "))
         if cut:
-            lines.append("  " + _more(cut, "more open", look, width=look.width - 2))
+            lines.append("  " + and_more(cut, "more open", look, width=look.width - 2))
     if len(shown) < len(steps):
-        lines.append(_more(len(steps) - len(shown), "more", look))
+        lines.append(and_more(len(steps) - len(shown), "more", look))
     gates = [span for span in status.open if span.kind != "step" and span.node_id not in known]
     return lines + [_timed(span.elapsed_ms, f"{look.text(span.kind)} {look.text(span.name)}", "", look, "  ") for span in gates]
 
 
 def _timed(elapsed_ms: int, name: str, after: str, look: Look, indent: str) -> str:
-    head = f"{indent}{pad(_ms(elapsed_ms), 6, right=True)}  "
+    head = f"{indent}{pad(ms_text(elapsed_ms), 6, right=True)}  "
     room = look.width - display_width(head) - display_width(after)
     if room < 8:
         return shorten(head + name, look.width, look.signs.ellipsis)
@@ -266,16 +283,16 @@ def _worker_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]
     shown = workers if wanted.workers or wanted.rows is None else workers[: wanted.rows]
     columns = [
         BoxColumn("Worker", [look.text(worker.worker_id) for worker in shown]),
-        BoxColumn("Init", [_exact(_between(worker.start_ns, worker.ready_ns), worker.initialization_ms) for worker in shown], 4, 5),
+        BoxColumn("Init", [exact_text(between_ns(worker.start_ns, worker.ready_ns), worker.initialization_ms) for worker in shown], 4, 5),
         BoxColumn("Tasks", [f"{worker.tasks_completed + worker.tasks_failed:,}" for worker in shown], 1),
-        BoxColumn("Avg", [_average(worker.avg_task_duration_ms) if worker.tasks_completed else "-" for worker in shown], 2, 6),
-        BoxColumn("Uptime", [_exact(_between(worker.start_ns, worker.end_ns), worker.uptime_ms) for worker in shown], 3, 9),
+        BoxColumn("Avg", [average_text(worker.avg_task_duration_ms) if worker.tasks_completed else "-" for worker in shown], 2, 6),
+        BoxColumn("Uptime", [exact_text(between_ns(worker.start_ns, worker.end_ns), worker.uptime_ms) for worker in shown], 3, 9),
     ]
     if wanted.workers:
         has = {span.worker_id: span.name for span in status.open if span.kind == "step" and span.worker_id}
         columns += [
             BoxColumn("Failed", [f"{worker.tasks_failed:,}" for worker in shown], 7),
-            BoxColumn("p95", [_exact(worker.p95_ns, worker.p95_duration_ms) if worker.sample_count else "-" for worker in shown], 8),
+            BoxColumn("p95", [exact_text(worker.p95_ns, worker.p95_duration_ms) if worker.sample_count else "-" for worker in shown], 8),
             BoxColumn("Busy", [_busy(worker) for worker in shown], 5),
             BoxColumn("Now", [look.text(shorten(_doing(worker, has, status), 24, look.signs.ellipsis)) for worker in shown], 6),
             BoxColumn("Pid", ["-" if worker.pid is None else str(worker.pid) for worker in shown], 9),
@@ -283,7 +300,7 @@ def _worker_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str]
         ]
     lines = ["Worker Metrics:", *boxed_lines(columns, look)]
     if len(shown) < len(workers):
-        lines.append(_more(len(workers) - len(shown), "more worker", look, "; --workers shows all"))
+        lines.append(and_more(len(workers) - len(shown), "more worker", look, "; --workers shows all"))
     return lines
 
 
@@ -313,11 +330,11 @@ def _failure_lines(status: StatusRecord, look: Look, wanted: Wanted) -> list[str
         said = error_text(failure.type, failure.message)
         lines += [
             look.styled(line, "red" if index == 0 else "")
-            for index, line in enumerate(_wrapped(f"{look.signs.bad} {look.text(failure.name)}{more}: {look.text(said)}", look, indent="  ", most=2))
+            for index, line in enumerate(wrapped(f"{look.signs.bad} {look.text(failure.name)}{more}: {look.text(said)}", look, indent="  ", most=2))
         ]
     hidden = max(len(failures), status.progress.failed) - len(shown)
     if hidden > 0:
-        lines.append(_more(hidden, "more", look))
+        lines.append(and_more(hidden, "more", look))
     return lines
 
 
@@ -355,25 +372,21 @@ def _task_cells(task: TaskStatus) -> tuple[Any, ...]:
         task.state,
         task.attempts,
         task.worker_id,
-        _first(task.queue_ns, _ns(task.queue_wait_ms)),
-        running_ns if running_ns is not None else _first(task.execution_ns, _ns(task.execution_duration_ms)),
-        _first(task.verification_ns, _ns(task.verification_duration_ms)),
-        _first(task.total_ns, _ns(task.total_duration_ms)),
-        _ns(task.cpu_ms),
+        first_known(task.queue_ns, ms_as_ns(task.queue_wait_ms)),
+        running_ns if running_ns is not None else first_known(task.execution_ns, ms_as_ns(task.execution_duration_ms)),
+        first_known(task.verification_ns, ms_as_ns(task.verification_duration_ms)),
+        first_known(task.total_ns, ms_as_ns(task.total_duration_ms)),
+        ms_as_ns(task.cpu_ms),
         bytes_text(task.peak_rss_bytes) if task.peak_rss_bytes is not None else None,
         task.error,
     )
 
 
-def _first(exact_ns: int | None, duration_ns: int | None) -> int | None:
-    return duration_ns if exact_ns is None else exact_ns
-
-
 def _total_lines(status: StatusRecord, look: Look) -> list[str]:
     if _no_steps(status):
-        return [f"Total: {_exact(status.duration_ns, _run_ms(status))}"]
+        return [f"Total: {exact_text(status.duration_ns, run_ms(status))}"]
     parts = [
-        f"Total: {_exact(status.duration_ns, _run_ms(status))}",
+        f"Total: {exact_text(status.duration_ns, run_ms(status))}",
         f"Workers: {_workers_said(status)}",
         f"Tasks: {status.progress.done:,}/{status.progress.total:,}",
     ]
@@ -398,44 +411,5 @@ def _workers_said(status: StatusRecord) -> str:
 # Words.
 
 
-def _run_ms(status: StatusRecord) -> int | None:
-    total_ms = (status.metrics or {}).get("total_duration_ms")
-    return total_ms if isinstance(total_ms, int) and total_ms >= 0 else None
-
-
-def _ms(duration_ms: int | None) -> str:
-    return duration_text(_ns(duration_ms))
-
-
-def _ns(duration_ms: int | None) -> int | None:
-    return None if duration_ms is None else duration_ms * _MS
-
-
-def _exact(duration_ns: int | None, duration_ms: int | None) -> str:
-    """Return a duration as every other report has it, from its nanoseconds; of a status without, from its milliseconds."""
-    return duration_text(duration_ns) if duration_ns is not None and duration_ns >= 0 else _ms(duration_ms)
-
-
-def _average(average_ms: float) -> str:
-    return duration_text(round(average_ms * _MS))
-
-
-def _between(start_ns: int | None, end_ns: int | None) -> int | None:
-    return None if start_ns is None or end_ns is None or end_ns < start_ns else end_ns - start_ns
-
-
 def _took(level: LevelRecord) -> str:
-    return "" if level.duration_ms is None else _exact(_between(level.start_ns, level.end_ns), level.duration_ms)
-
-
-def _wrapped(text: str, look: Look, *, indent: str = "", most: int | None = None) -> list[str]:
-    """Return the text in lines of the width, words that are wider cut; of `most` lines at most, the rest left out."""
-    lines = [shorten(line, look.width - len(indent), look.signs.ellipsis) for line in wrap(text, look.width - len(indent))]
-    if most is not None and len(lines) > most:
-        lines = [*lines[: most - 1], shorten(" ".join(lines[most - 1 :]), look.width - len(indent), look.signs.ellipsis)]
-    return [indent + line for line in lines]
-
-
-def _more(count: int, what: str, look: Look, tail: str = "", *, width: int | None = None) -> str:
-    said = f"{count:,} {what}" if what in {"more", "more open"} else plural(count, what)
-    return look.styled(shorten(f"  {look.signs.ellipsis} and {said}{tail}", width or look.width, look.signs.ellipsis), "dim")
+    return "" if level.duration_ms is None else exact_text(between_ns(level.start_ns, level.end_ns), level.duration_ms)

@@ -6,6 +6,8 @@ Each instant of the run counts for the first of these that holds anywhere: execu
 queued, waiting on another run, back-off; what is left is the driver itself. Gates come after loading, before all waiting: they are work, though not a step's,
 and nothing of the run goes on beside one but other gates and workers that start.
 
+Worker start-up is that of the executor, a cluster say, and that of worker processes.
+
 The record has lengths where it has no instants: verification is taken to begin when the function has ended, storing after it;
 an attempt that is still open counts as executing from when a worker took it; a wait for another run's lock to lie at the end of what passed before the claim (the lock is asked for when a worker is free).
 """
@@ -18,9 +20,11 @@ from otel_exec.clock import from_iso
 from otel_exec.record.model import EXECUTION, Wall
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from otel_exec.record.model import AttemptRecord, RunRecord
 
-__all__ = ["PARTS", "wall"]
+__all__ = ["PARTS", "union", "wall"]
 
 PARTS = ("executing", "verifying", "storing", "loading", "gates", "worker_startup", "queued", "waiting", "backoff", "driver")
 """The parts in their order of precedence; each is a field `<part>_ns` of `Wall`."""
@@ -57,7 +61,7 @@ def wall(record: RunRecord, *, until_ns: int | None = None) -> Wall:
     covered_ns = 0
     for part, own in intervals.items():
         if own:
-            covered = _union(covered, own, end_ns)
+            covered = union(covered, own, end_ns)
             together_ns = sum(end - start for start, end in covered)
             parts[f"{part}_ns"] = together_ns - covered_ns
             covered_ns = together_ns
@@ -91,7 +95,7 @@ def _attempt(attempt: AttemptRecord, intervals: dict[str, _Intervals], run_end_n
 
 def _startups(record: RunRecord, run_end_ns: int) -> _Intervals:
     origin_ns = int(record.start_time_unix_nano)
-    intervals = []
+    intervals = [(0, record.executor.startup_ns or 0)]
     for worker in record.workers:
         started = from_iso(worker.started_at)
         if started is None:
@@ -101,11 +105,11 @@ def _startups(record: RunRecord, run_end_ns: int) -> _Intervals:
     return intervals
 
 
-def _union(covered: _Intervals, more: _Intervals, end_ns: int) -> _Intervals:
+def union(covered: Sequence[tuple[int, int]], more: Sequence[tuple[int, int]], end_ns: int) -> _Intervals:
     """Return the union of both as disjoint intervals in order, within 0 and `end_ns`; empty and reversed ones count for nothing."""
     union: _Intervals = []
     low = high = 0
-    for start, end in sorted(covered + more):
+    for start, end in sorted([*covered, *more]):
         if end <= high or end <= start:
             continue
         if start > high:

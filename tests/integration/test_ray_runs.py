@@ -17,6 +17,7 @@ from support import ray_steps
 from support.run_checks import check_run, statuses, step_named
 
 from otel_exec import StepsFailed, read_run
+from otel_exec.record.run_store import RunStore
 from otel_exec.testing import recorded_spans, run_in
 
 pytestmark = pytest.mark.ray
@@ -156,11 +157,17 @@ def test_a_function_that_ends_past_its_timeout_before_its_worker_does_is_a_timeo
     assert statuses(step_named(caught.value.record, "is late")) == ["RUNNING", "FAILED"]
 
 
-def test_what_no_node_has_is_said_while_it_waits(tmp_path):
-    """The record's warning names the resource, how much of it there is and what the nodes have."""
+def test_what_no_node_has_is_said_while_it_waits(tmp_path, monkeypatch):
+    """The record's warning names the resource, how much of it there is and what the nodes have; the status says it as long as the step waits."""
+    statuses, write = [], RunStore.write_status
+    monkeypatch.setattr(RunStore, "write_status", lambda store, status: (statuses.append(status), write(store, status)))
     with pytest.raises(StepsFailed) as caught:
         run_in(tmp_path, ray_steps.wanting(str(tmp_path / "x")), executor="ray", timeout_s=8.0)
     (warning,) = [each for each in caught.value.record.warnings if each.code == "not_schedulable"]
+    assert (statuses[-1].state, statuses[-1].waiting) == ("timeout", [])
+    (waits,) = {(each.name, each.why) for status in statuses for each in status.waiting}
+    assert waits[0] == "wants unobtainium"
+    assert warning.message == ": ".join(waits)
     assert "wants unobtainium: no node of the Ray cluster has 1 of unobtainium (the most that a node has is 0)" in warning.message
     assert "CPU 3" in warning.message
     assert warning.message.endswith("; its timeout of 600 s begins when it does")

@@ -88,3 +88,15 @@ def test_a_status_says_how_its_clock_is_anchored():
     store = SlowStore(SteppingClock())
     Keeper(store, skeleton(1), clock, driver="d", also=None, eta=lambda: None).begin()
     assert store.statuses[0].clock_offset_ns == str(clock.offset_ns)
+
+
+def test_a_status_says_what_steps_wait_for_while_they_do(slow):
+    """As it is when the status is written; of a run that has ended nothing."""
+    _, store, clock, _ = slow
+    waits = {"train": "no node has a GPU"}
+    keeper = Keeper(store, skeleton(1), clock, driver="d", also=None, eta=lambda: None, waits=waits)
+    keeper.begin()
+    waits.clear()
+    clock.advance(S)
+    keeper.keep(IDLE)
+    assert [[(each.name, each.why) for each in status.waiting] for status in store.statuses] == [[("train", "no node has a GPU")], []]

@@ -226,3 +226,12 @@ def test_a_stream_that_is_gone_silences_the_painter():
     painter.paint(["x"], 10)
     painter.say("y", 10)
     painter.clear(10)
+
+
+def test_what_steps_wait_for_is_said():
+    """Under the running ones, of many the first three; it goes before the note, and fits the terminal."""
+    waiting = [(f"gpu/{number}", "no node of the Ray cluster has\n1 of GPU") for number in range(5)]
+    lines = progress_lines(view(levels=(), waiting=waiting, note="stopping"), Look(80))
+    assert lines[-4:] == [*(f"  gpu/{number} waits: no node of the Ray cluster has 1 of GPU" for number in range(3)), "stopping"]
+    for height in range(2, 8):
+        assert len(progress_lines(view(waiting=waiting, note="stopping"), Look(20), height=height)) <= max(2, height - 1)

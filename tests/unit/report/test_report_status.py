@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from otel_exec.record.model import LevelRecord, WorkerRecord
-from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord, TaskStatus
+from otel_exec.record.status_model import FailedStep, OpenRecord, Progress, StatusRecord, TaskStatus, WaitingRecord
 from otel_exec.report.look import ASCII, UNICODE, Look
 from otel_exec.report.status import Wanted, change_line, status_lines, status_text
 from otel_exec.report.text_safety import display_width
@@ -174,6 +174,7 @@ def hostile() -> StatusRecord:
         progress=Progress(6, 10, 1, 1, 1, 1, 1_000_000),
         open=[OpenRecord("step", HOSTILE, HOSTILE, HOSTILE, 10**15, 2), OpenRecord("phase", HOSTILE, HOSTILE, HOSTILE, 0)] * 30,
         failures=[FailedStep("a", HOSTILE, "failure", HOSTILE, HOSTILE, attempts=2)] * 30,
+        waiting=[WaitingRecord(HOSTILE, HOSTILE)] * 30,
         workers=[WorkerRecord(HOSTILE, host=HOSTILE, died=HOSTILE)] * 30,
         levels=[LevelRecord(number, 0, None, task_count=10**6, completed_count=1) for number in range(1, 200)],
         eta_ms=10**12,
@@ -276,3 +277,15 @@ def test_the_counts_of_a_dead_run_add_up():
     """What had settled, what was cut off and what was never begun are all of its tasks."""
     text = status_text(status(state="interrupted", progress=Progress(2, 14, failed=1), open=[OPEN[0], OPEN[1]]), Look(100, signs=ASCII), Wanted())
     assert "(2/14 tasks, 1 failed, 1 cut off, 10 never begun)" in text
+
+
+def test_what_is_waited_for_is_said():
+    """By a run that has not begun yet, and by steps that no worker has; of many the first are shown."""
+    early = StatusRecord("1.0", "exec_1", "running", "", Progress(total=3), waiting=[WaitingRecord("", "a local Ray cluster to start", 4600)])
+    text = status_text(early, Look(80, signs=ASCII), Wanted())
+    assert "Progress: starting\n\nWaiting:\n  for a local Ray cluster to start (4.6s)\n" in text
+    steps = [WaitingRecord(f"gpu/{number}", "no node of the Ray cluster has 1 of GPU\x1b[2J") for number in range(12)]
+    text = status_text(status(waiting=steps), Look(80, signs=ASCII), Wanted())
+    assert "Waiting:\n  gpu/0: no node of the Ray cluster has 1 of GPU\\x1b[2J\n" in text
+    assert "  ... and 2 more\n" in text
+    assert change_line(status(waiting=steps), Look(80)).endswith("6/10 tasks, 12 waiting")

@@ -9,9 +9,10 @@ import sample_record
 
 from otel_exec.clock import to_iso
 from otel_exec.errors import UsageError
-from otel_exec.record.model import CriticalPath, Export, ItemsRecord, MetricsExport, StepRecord
+from otel_exec.record.model import CriticalPath, Export, ItemsRecord, MetricsExport, StepRecord, Wall, WorkerRecord
 from otel_exec.report.as_json import as_json, as_mapping
 from otel_exec.report.as_text import as_text
+from otel_exec.report.durations import duration_text
 from otel_exec.report.look import ASCII, UNICODE, Look
 from otel_exec.report.short_summary import short_summary
 from otel_exec.report.steps import count_steps, reached
@@ -491,3 +492,17 @@ def test_a_step_that_was_ready_when_its_run_died_was_not_run():
     second.attempts = [msgspec.structs.replace(second.attempts[0], claimed_ns=None, start_ns=None, execution_ns=None)]
     assert "3: 1 ran, 1 not run, 1 never begun" in text_of_record(record)
     assert as_mapping(summary(record))["steps"][1]["outcome"] == "not run"
+
+
+def test_workers_that_start_while_a_step_fans_out_are_told_of():
+    """Executing goes before worker start-up, so the wall alone would not say why items waited; without fan-outs, or where it is next to nothing, nothing is said."""
+    record = fanned_out()
+    wall_ns = record.duration_ns
+    record.executor.startup_ns = wall_ns // 10
+    record.wall = Wall(worker_startup_ns=wall_ns // 10)
+    record.workers = [WorkerRecord(str(number), start_ns=wall_ns // 4, ready_ns=wall_ns // 2) for number in range(2)]
+    said = f"Workers were starting for another {duration_text(wall_ns // 2 - wall_ns // 4)}, beside what counts before that"
+    assert said in text_of_record(record, 200)
+    for worker in record.workers:
+        worker.ready_ns = worker.start_ns + wall_ns // 1000
+    assert "Workers were starting" not in text_of_record(record, 200)

@@ -95,6 +95,15 @@ def test_gates_come_after_loading_and_before_what_waits():
     assert parts_of(wall(record)) == {**dict.fromkeys(PARTS, 0), "loading": 10, "executing": 10, "gates": 70, "worker_startup": 10}
 
 
+def test_the_start_of_an_executor_is_worker_startup():
+    """What waits for a cluster is not queued: until that takes attempts, its start is what the time goes for."""
+    record = sample_record.empty()
+    record.duration_ns, record.executor.startup_ns = 100, 60
+    record.workers = [WorkerRecord("0", started_at=record.start_time, ready_at=record.start_time)]
+    record.steps = [StepRecord("a-1", "a", attempts=[AttemptRecord(1, created_ns=0, claimed_ns=70, start_ns=75, end_ns=100, settled_ns=100)])]
+    assert parts_of(wall(record)) == {**dict.fromkeys(PARTS, 0), "worker_startup": 60, "queued": 10, "loading": 5, "executing": 25}
+
+
 def test_a_run_without_an_end_has_no_wall_unless_it_is_given_one():
     """A running record gives zeros; with an instant to count to, what is open goes on until then."""
     record = sample_record.running()

@@ -21,7 +21,7 @@ from otel_exec.record.encoding import encode
 from otel_exec.record.journal import Journal, JournalLine
 from otel_exec.record.model import AttemptRecord, LevelRecord, WorkerRecord
 from otel_exec.record.record_file import write_record
-from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord
+from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, WaitingRecord
 from otel_exec.semconv import Kind
 from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable
 from otel_exec.status import RunPlace, gone, locate, status_now
@@ -350,3 +350,16 @@ def test_a_foreign_status_shows_nothing_that_no_run_comes_to(place):
     for strange in ({"worker_metrics": 5}, {"tasks_total": "many"}, {"level_metrics": [{}]}):
         written(place, state="success", metrics=strange)
         assert valid(status_now(place, NOW_NS))["metrics"] is None
+
+
+def test_a_run_that_waits_for_its_cluster_says_so(place, dead_driver):
+    """It has a status and no record yet: what it waits for, and since when; no tasks are known. Where its driver dies then, it waits for nothing any more."""
+    os.unlink(place.record_path)
+    early = {"progress": Progress(total=3), "waiting": [WaitingRecord("", "a local Ray cluster to start", 0)], "start_time": to_iso(NOW_NS - 50 * MS)}
+    written(place, **early)
+    for tasks in (False, True):
+        told = valid(status_now(place, NOW_NS, tasks=tasks))
+        assert (told["state"], told["waiting"][0]["elapsed_ms"], told["metrics"], told.get("tasks")) == ("running", 50, None, None)
+    written(place, driver=dead_driver, **early)
+    dead = status_now(place, NOW_NS)
+    assert (dead.state, dead.waiting) == ("interrupted", [])
