@@ -23,7 +23,7 @@ __all__ = ["AttemptFiles"]
 
 
 class AttemptFiles:
-    """The files of one attempt. `succeeded_meanwhile`: when the lock was taken, another run had made the step's output already.
+    """The files of one attempt. `succeeded_meanwhile`: when the lock was taken, the step's output had been made already.
 
     Args:
         context: the worker's.
@@ -57,11 +57,14 @@ class AttemptFiles:
         self._locked_s = System.wall() / 1e9
         if state.taken_over_from:
             self._warnings.append(("lock_taken_over", f"{envelope.node_id}: the stale lock of {holder_text(state.taken_over_from)} was taken over"))
-        if not envelope.force:
+        if not envelope.force or envelope.after_loss:
             events = step_files.read_events(envelope.output_path)
             self._rerun = bool(events)
             standing = step_files.standing(events)
-            self.succeeded_meanwhile = standing is not None and standing.status == StatusWord.SUCCESS
+            # Forced is what others had made: what this run made, by an attempt whose worker died before it could report, is not made again.
+            self.succeeded_meanwhile = (
+                standing is not None and standing.status == StatusWord.SUCCESS and (not envelope.force or standing.exec_id == settings.exec_id)
+            )
         return ""
 
     def begin(self) -> None:

@@ -397,7 +397,7 @@ class RayExecutor:
         now_ns = self._clock.now_ns()
         worker = self._crew.who(key)
         error_type, reason = loss.error_type, loss.reason
-        if error_type == ERROR_WORKER_DIED and worker is not None and not self._alive(worker.node):
+        if error_type == ERROR_WORKER_DIED and worker is not None and worker.node and not self._alive(worker.node):
             error_type, reason = ERROR_NODE_DIED, f"the node that it ran on ({worker.host}, {worker.node[:8]}) has left the cluster"
         if worker is None or not loss.blameless:
             self._notices.append(AttemptLost(*key, now_ns, error_type, reason, loss.blameless))

@@ -109,9 +109,9 @@ class Crew:
     def told(self, telling: Telling, notices: list[Notice]) -> None:
         """Take in one telling that has not come before."""
         member = self._members.setdefault(telling.number, Member(telling.number))
+        self._append(member, self._in_time(telling) if self._settled else telling.lines)
         if member.gone:
             return  # what was open in it has been closed by others
-        self._append(member, self._in_time(telling) if self._settled else telling.lines)
         worker_id = str(telling.number)
         notices.extend(Output(worker_id, node_id, text) for node_id, text in telling.output)
         begun = telling.begun
@@ -179,7 +179,8 @@ class Crew:
         tail = self.tail(key)
         member = self._claims.pop(key)
         self._leave(member)
-        return WorkerDied(str(member.number), at_ns, (key,), f"{reason} (pid {member.pid} on {member.host})", error_type, opened, tail)
+        place = f" (pid {member.pid} on {member.host})" if member.uid else ""
+        return WorkerDied(str(member.number), at_ns, (key,), f"{reason}{place}", error_type, opened, tail)
 
     def buried(self, key: tuple[str, int]) -> Member | None:
         """The worker that ran an attempt was ended for it; returns it, `None` where nobody had begun."""

@@ -28,6 +28,8 @@ class Sweeper:
 
     def sweep(self, pid: int, node: str, *, alive: bool = False) -> None:
         """Have the process group of a worker ended: of one that is gone or will be at once, or (`alive`) of one that does not obey."""
+        if not node:  # it died before it could say who it is
+            return
         with contextlib.suppress(Exception):
             if self._task is None:
                 self._task = ray.remote(num_cpus=0, max_retries=0)(sweep_task)

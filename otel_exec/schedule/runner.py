@@ -219,6 +219,8 @@ class Runner:
         """End at once what still runs: attempts and gates."""
         if self._gate_round is not None:
             self._gate_round.stop(kill=True)
+        for notice in self.parts.executor.poll(0.0):  # what has ended by itself meanwhile, as while attempts were called back, is not ended by us
+            self._take(notice)
         self._tell(self.attempts.end_all())
 
     def _gates_ended(self, gate_round: GateRound) -> None:

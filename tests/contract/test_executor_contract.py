@@ -189,6 +189,23 @@ def test_a_step_that_succeeded_meanwhile_is_cached(rig):
     assert rig.report(attempt=3).outcome == "failure"
 
 
+def test_what_a_lost_attempt_had_made_is_not_made_again(rig):
+    """Its worker died when all was written and nothing reported: a forced step counts as made, if this run made it."""
+    rig.submit(steps.nothing, force=True)
+    rig.report()
+    rig.submit(steps.fail, attempt=2, force=True, after_loss=True)
+    report = rig.report(attempt=2)
+    assert (report.found, report.outcome) == ("cached", "success")
+    folder = os.path.join(rig.folder, "step")
+    path = os.path.join(folder, ".executor_status")
+    with open(path) as file:
+        text = file.read()
+    with open(path, "w") as file:
+        file.write(text.replace(rig.settings.exec_id, "exec_" + "0" * 32))
+    rig.submit(steps.fail, attempt=3, force=True, after_loss=True)
+    assert rig.report(attempt=3).outcome == "failure"
+
+
 def test_an_output_folder_that_cannot_be_made(rig, tmp_path):
     """Where the output can't be written the outcome is `error` with error.type storage, and the executor goes on."""
     (tmp_path / "file").write_text("in the way")

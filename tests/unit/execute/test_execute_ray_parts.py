@@ -94,17 +94,25 @@ def test_what_was_not_waited_for_any_more_still_counts(crew, tmp_path):
     assert (lost.code, lost.count) == ("spans_lost", 2)
 
 
-def test_who_has_died_says_nothing_more(crew, tmp_path):
-    """What was open in a dead worker is closed by others: a telling that was still on its way is passed over."""
+def test_who_has_died_says_nothing_more_of_what_it_ran(crew, tmp_path):
+    """What was open in a dead worker is closed by others: of a telling that was still on its way counts what belongs to others, such as a result that was held back."""
     notices = []
     begun = Begun("s" * 16, "step", 1, 5)
-    crew.take_in(Taken([facts()], [telling(0, b"one\n", begun)]), notices)
+    crew.take_in(Taken([facts()], [telling(0, line("1" * 16, "phase", "s" * 16), begun)]), notices)
     assert Claimed("step", 1, "0", 5) in notices
     died = crew.died(("step", 1), "s" * 16, 20, "worker_died", "it is gone")
     assert (died.worker_id, died.attempts, died.reason) == ("0", (("step", 1),), "it is gone (pid 7 on h)")
-    crew.take_in(Taken([], [telling(1, b"late\n", begun)]), notices)
-    assert (tmp_path / "spans" / "worker-0.jsonl").read_bytes() == b"one\n"
+    before = len(notices)
+    crew.take_in(Taken([], [telling(1, line("2" * 16, "phase", "s" * 16) + line("3" * 16, "task", "4" * 16), begun)]), notices)
+    assert notices[before:] == []
     assert crew.close() == []
+    assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == ["1" * 16, "3" * 16]
+
+
+def test_who_died_before_it_could_say_who_it_is(crew):
+    """No place is made up for it."""
+    crew.take_in(Taken([], [telling(0, b"", Begun("s" * 16, "step", 1, 5))]), [])
+    assert crew.died(("step", 1), "s" * 16, 20, "worker_died", "it is gone").reason == "it is gone"
 
 
 def test_what_a_killed_attempt_goes_on_with_is_left_out(crew, tmp_path):
