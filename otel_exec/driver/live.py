@@ -194,12 +194,10 @@ class TerminalListener(LiveListener):
         self._all_cached = all(decisions[index].action == "cached" for index in self._counted)
 
     def starting(self, awaits: str) -> None:
-        """Say it, as the block on a terminal, until there is more to say."""
+        """Say it on a terminal, as the block, until there is more to say."""
         if self._terminal:
             view = ProgressView(name=self._name, done=0, total=self.total, elapsed_ns=0, note=f"waiting for {awaits}")
             self._painter.paint(progress_lines(view, self._look), self._look.width)
-        else:
-            self._painter.say(f"waiting for {awaits}", self._look.width)
 
     def _event(self, event: StepEvent) -> None:
         self._painter.say(event_line(event, self._look), self._look.width)
