@@ -125,14 +125,14 @@ class RayExecutor:
 
     # --- the runner's side ------------------------------------------------------------------------------------------------------------------------
 
+    def pack(self, step: Step) -> object:
+        """Return the step's call as bytes, with Ray's options; raises a `Mistake` when it can't be sent."""
+        return self._packer.call(step), options_of(step), wanted_of(step)
+
     @property
     def awaits(self) -> str:
         """What `start` will wait for."""
         return ray_cluster.awaits(self._address)
-
-    def pack(self, step: Step) -> object:
-        """Return the step's call as bytes, with Ray's options; raises a `Mistake` when it can't be sent."""
-        return self._packer.call(step), options_of(step), wanted_of(step)
 
     def start(self, settings: RunSettings, clock: Clock) -> None:
         """Connect to the cluster and start the home actor."""

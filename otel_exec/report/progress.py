@@ -14,7 +14,7 @@ import msgspec
 from otel_exec.report.durations import duration_text
 from otel_exec.report.eta import basis_text
 from otel_exec.report.look import Look
-from otel_exec.report.text_safety import display_width, one_line, pad, shorten
+from otel_exec.report.text_safety import display_width, one_line, pad, shorten, wrap
 
 __all__ = ["LevelProgress", "ProgressView", "RunningStep", "StepEvent", "event_line", "output_lines", "progress_lines"]
 
@@ -86,7 +86,9 @@ def progress_lines(view: ProgressView, look: Look, *, height: int = 24) -> list[
     lines = [_headline(view, look)]
     running = sorted(view.running, key=lambda step: (-step.elapsed_ns, step.name))
     note = [look.styled(_cut(look.text(view.note), look), "yellow")] if view.note else []
-    waiting = [look.styled(_cut(f"  {look.text(name)} waits: {look.text(one_line(why))}", look), "yellow") for name, why in view.waiting[:_WAITING]]
+    waiting = [
+        look.styled(_begins(f"{look.text(name)} waits: {look.text(one_line(why))}", look, indent="  "), "yellow") for name, why in view.waiting[:_WAITING]
+    ]
     waiting = waiting[: max(0, room - len(lines) - len(note) - 1)]
     room -= len(lines) + len(note) + len(waiting)
     open_levels = [level for level in view.levels if level.done + level.failed < level.total]
@@ -163,6 +165,14 @@ def _running_lines(running: Sequence[RunningStep], look: Look) -> list[str]:
 
 def _cut(line: str, look: Look) -> str:
     return shorten(line, look.width, look.signs.ellipsis)
+
+
+def _begins(line: str, look: Look, *, indent: str) -> str:
+    """Return a sentence's beginning where not all of it fits: what it is about stands there."""
+    if display_width(indent + line) <= look.width:
+        return indent + line
+    first = wrap(line, max(1, look.width - display_width(indent + look.signs.ellipsis)))[0]
+    return _cut(indent + first + look.signs.ellipsis, look)
 
 
 def event_line(event: StepEvent, look: Look) -> str:

@@ -233,5 +233,7 @@ def test_what_steps_wait_for_is_said():
     waiting = [(f"gpu/{number}", "no node of the Ray cluster has\n1 of GPU") for number in range(5)]
     lines = progress_lines(view(levels=(), waiting=waiting, note="stopping"), Look(80))
     assert lines[-4:] == [*(f"  gpu/{number} waits: no node of the Ray cluster has 1 of GPU" for number in range(3)), "stopping"]
+    (_, cut) = progress_lines(view(levels=(), running=(), waiting=waiting[:1]), Look(40))
+    assert cut == "  gpu/0 waits: no node of the Ray..."
     for height in range(2, 8):
         assert len(progress_lines(view(waiting=waiting, note="stopping"), Look(20), height=height)) <= max(2, height - 1)
