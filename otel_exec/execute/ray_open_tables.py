@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_exec.spans.open_spans import OpenSpanTable
+from otel_exec.spans.open_spans import WrittenOpenTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +28,7 @@ class OpenTables:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._tables: dict[int, OpenSpanTable] = {}
+        self._tables: dict[int, WrittenOpenTable] = {}
         self._slots: dict[int, dict[str, int]] = {}  # of each worker: span id -> slot
         self._items: dict[int, Begun] = {}  # the items that are listed: their ends come home with their owner's spans
 
@@ -39,12 +39,14 @@ class OpenTables:
         if table is None:
             if not now:
                 return
-            table = self._tables[number] = OpenSpanTable(self._folder, f"worker-{number}")
+            table = self._tables[number] = WrittenOpenTable(self._folder, f"worker-{number}")
         slots = self._slots.setdefault(number, {})
         for span_id in slots.keys() - now.keys():
             table.close(slots.pop(span_id))
-        for span_id in now.keys() - slots.keys():
-            slots[span_id] = table.open(now[span_id])
+        for span_id, entry in now.items():
+            if span_id not in slots:
+                slots[span_id] = table.open(entry)
+        table.write()
         if begun.item:
             self._items[number] = begun
         else:
@@ -57,6 +59,7 @@ class OpenTables:
         if table is not None:
             for slot in slots.values():
                 table.close(slot)
+            table.write()
 
     def came_home(self, begun: Begun, lines: bytes) -> None:
         """Take items off that have ended, however they did: their spans are among those that whoever called `map_tasks` tells."""

@@ -21,7 +21,7 @@ import msgspec
 
 from otel_exec.regular_file import read_regular
 
-__all__ = ["MOST_NODE_BYTES", "OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "listing", "read_all_open", "read_open"]
+__all__ = ["MOST_NODE_BYTES", "OPEN_SUFFIX", "OpenEntry", "OpenSpanTable", "WrittenOpenTable", "listing", "read_all_open", "read_open"]
 
 OPEN_SUFFIX = ".open"
 _MAGIC = b"otelopn1"
@@ -61,15 +61,25 @@ class OpenSpanTable:
         self.path = os.path.join(folder, writer + OPEN_SUFFIX)
         self._lock = threading.RLock()
         self._sequence = itertools.count(1)
-        self._memory: mmap.mmap | None = None
+        self._memory: mmap.mmap | bytearray | None = None
         self._free: list[int] = []
         try:
             os.makedirs(folder, exist_ok=True)
-            self._memory = _map(self.path, slots)
+            self._memory = self._make(slots)
             self._free = list(range(slots, 0, -1))
         except (OSError, ValueError):
             self._memory = None
         _tables.add(self)
+
+    def _make(self, slots: int) -> mmap.mmap | bytearray:
+        fd = _create(self.path, slots)
+        try:
+            return mmap.mmap(fd, (slots + 1) * _SLOT)
+        except BaseException:
+            os.unlink(self.path)
+            raise
+        finally:
+            os.close(fd)
 
     def open(self, entry: OpenEntry) -> int:
         """List a span; returns its slot, -1 when there is none left."""
@@ -127,7 +137,8 @@ class OpenSpanTable:
         if memory is None:
             return
         try:
-            memory.close()
+            if isinstance(memory, mmap.mmap):
+                memory.close()
             os.unlink(self.path)
         except (OSError, BufferError):
             return
@@ -137,6 +148,50 @@ class OpenSpanTable:
         self._free = []
         # The mapping is shared with the parent; forgetting it unmaps it here alone.
         self._memory = None
+
+
+class WrittenOpenTable(OpenSpanTable):
+    """A table that a process keeps for others: written with plain writes, when it is told to.
+
+    Memory that is mapped from a disk which goes away, a network's say, ends the process with a signal; a write fails, and is passed over.
+    """
+
+    def __init__(self, folder: str, writer: str, slots: int = 128) -> None:
+        self._changed: set[int] = set()
+        super().__init__(folder, writer, slots)
+
+    def _make(self, slots: int) -> bytearray:
+        os.close(_create(self.path, slots))
+        return bytearray(_MAGIC.ljust((slots + 1) * _SLOT, b"\0"))
+
+    def open_listing(self, texts: bytes, span_id: str, parent_span_id: str, start_ns: int, numbers: tuple[int, int] = (0, 0)) -> int:
+        """As of every table; not written yet."""
+        slot = super().open_listing(texts, span_id, parent_span_id, start_ns, numbers)
+        if slot > 0:
+            self._changed.add(slot)
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Take a span off the list; not written yet."""
+        super().close(slot)
+        if slot > 0:
+            self._changed.add(slot)
+
+    def write(self) -> None:
+        """Write what has changed since the last time. Never raises."""
+        memory, changed = self._memory, self._changed
+        self._changed = set()
+        if memory is None or not changed:
+            return
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                for slot in sorted(changed):
+                    os.pwrite(fd, memory[slot * _SLOT : (slot + 1) * _SLOT], slot * _SLOT)
+            finally:
+                os.close(fd)
+        except OSError:
+            return
 
 
 def read_open(path: str) -> list[OpenEntry]:
@@ -165,7 +220,8 @@ def read_all_open(folder: str) -> list[OpenEntry]:
     return [entry for name in names for entry in read_open(os.path.join(folder, name))]
 
 
-def _map(path: str, slots: int) -> mmap.mmap:
+def _create(path: str, slots: int) -> int:
+    """Make an empty table; returns its descriptor."""
     size = (slots + 1) * _SLOT
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -173,12 +229,11 @@ def _map(path: str, slots: int) -> mmap.mmap:
         image = _MAGIC.ljust(size, b"\0")
         while image:
             image = image[os.write(fd, image) :]
-        return mmap.mmap(fd, size)
     except BaseException:
+        os.close(fd)
         os.unlink(path)
         raise
-    finally:
-        os.close(fd)
+    return fd
 
 
 def listing(kind: str, name: str, node_id: str) -> bytes:

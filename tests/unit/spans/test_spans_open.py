@@ -7,7 +7,7 @@ import signal
 
 import msgspec
 
-from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable, read_open
+from otel_exec.spans.open_spans import OpenEntry, OpenSpanTable, WrittenOpenTable, read_open
 
 
 def entry(number, name="phase", node="n-abc123"):
@@ -122,3 +122,39 @@ def test_its_blocks_are_allocated_when_it_is_made(tmp_path):
     table = OpenSpanTable(str(tmp_path), "w")
     found = os.stat(table.path)
     assert found.st_blocks * 512 >= found.st_size > 0
+
+
+def test_a_table_that_is_kept_for_others_is_written_when_it_is_told_to(tmp_path):
+    """With plain writes, of what has changed: it reads as every table does, and survives a kill as they do."""
+    table = WrittenOpenTable(str(tmp_path), "w")
+    slot = table.open(entry(1))
+    assert read_open(table.path) == []
+    table.write()
+    assert read_open(table.path) == table.entries() == [entry(1)]
+    table.close(slot)
+    table.open(entry(2))
+    table.open(entry(3))
+    table.write()
+    table.write()
+    assert read_open(table.path) == [entry(2), entry(3)]
+    assert sorted(entry.name for entry in os.scandir(tmp_path)) == ["w.open"]
+    table.remove()
+    assert not os.path.lexists(table.path)
+
+
+def test_a_disk_that_goes_away_ends_nobody_who_keeps_a_table_for_others(tmp_path):
+    """Neither a file that is cut short or gone, nor a link in its place, is more than a table that is not read."""
+    table = WrittenOpenTable(str(tmp_path), "w")
+    os.truncate(table.path, 0)  # where it was mapped, the next span would be a SIGBUS
+    table.open(entry(1))
+    table.write()
+    assert table.entries() == [entry(1)]
+    assert read_open(table.path) == []
+    os.unlink(table.path)
+    os.symlink(tmp_path / "elsewhere", table.path)
+    table.open(entry(2))
+    table.write()
+    assert not os.path.lexists(tmp_path / "elsewhere")
+    table.remove()
+    table.write()
+    assert (table.open(entry(3)), table.entries()) == (-1, [])
