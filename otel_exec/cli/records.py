@@ -6,13 +6,14 @@ What comes in: RUN and the environment. What goes out: a record, its path, and t
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import TypeVar
 
 from otel_exec.errors import ConfigError, RecordError
 from otel_exec.record import storage
 from otel_exec.record.find import find_run
-from otel_exec.record.model import Export, RunRecord
+from otel_exec.record.model import Experiment, Export, RunRecord
 from otel_exec.record.record_file import decode_record, read_record
 from otel_exec.report.breakdown_record import BreakdownRecord
 from otel_exec.report.summary_record import AnyRecord, RunLine, SummaryRecord
@@ -70,13 +71,31 @@ def run_line(folder: str) -> RunLine:
     """Return what a list says of the run in a folder; one that says `running` though its driver is gone is `interrupted`.
 
     Raises:
-        RecordError: its run.json can't be read.
+        RecordError: its run.json can't be read, and it is none that has not begun yet.
     """
-    line = _head(f"{folder}/run.json")
+    try:
+        line = _head(f"{folder}/run.json")
+    except RecordError:
+        early = _before_its_record(folder)
+        if early is None:
+            raise
+        return early
     if line.outcome == "running":
         whole = _completed(folder)
         line.outcome, line.duration_ns = whole.outcome, whole.duration_ns
     return line
+
+
+def _before_its_record(folder: str) -> RunLine | None:
+    """Return the line of a run that waits, or died while it waited, for what it needs to begin: it has a status alone. `None` of every other."""
+    from otel_exec.record.status_file import read_status
+    from otel_exec.status import RunPlace, status_now
+
+    known = read_status(folder)
+    if known is None or not known.waiting or known.start_time is None or storage.exists(f"{folder}/run.json"):
+        return None
+    state = status_now(RunPlace(folder, f"{folder}/run.json"), time.time_ns()).state
+    return RunLine(known.schema_version, known.exec_id, state, Experiment(known.experiment or "-"), folder, known.start_time)
 
 
 def _head(path: str) -> RunLine:

@@ -88,7 +88,9 @@ def change_words(status: StatusRecord) -> str:
     steps = sum(span.kind == "step" for span in status.open)
     parts = ["no steps" if _no_steps(status) else f"{status.progress.done:,}/{status.progress.total:,} tasks", *_apart(status)]
     parts += [f"{steps:,} running"] if steps and status.state == "running" else []
-    parts += [f"{len(status.waiting):,} waiting"] if status.waiting else []
+    waiting = [each for each in status.waiting if each.name]
+    parts += [f"{len(waiting):,} waiting"] if waiting else []
+    parts += [f"waiting for {each.why}" for each in status.waiting if not each.name]
     return f"{status.state} {', '.join(parts)}"
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
 import pytest
 import sample_record
@@ -12,9 +13,10 @@ from otel_exec.cli.main import COMMANDS, main
 from otel_exec.cli.records import load, run_line
 from otel_exec.clock import to_iso
 from otel_exec.metrics import FeatureMetrics
+from otel_exec.record import locks
 from otel_exec.record.encoding import encode
 from otel_exec.record.record_file import write_record
-from otel_exec.record.status_model import Progress, StatusRecord
+from otel_exec.record.status_model import Progress, StatusRecord, WaitingRecord
 
 
 @pytest.fixture(autouse=True)
@@ -361,3 +363,20 @@ def test_runs_as_json_say_where_they_are_from_anywhere(tmp_path, capsysbinary):
     folders = [json.loads(line)["run_folder"] for line in capsysbinary.readouterr().out.splitlines()]
     assert folders
     assert all(folder.startswith(str(tmp_path)) for folder in folders)
+
+
+def test_a_run_that_waits_for_its_cluster_is_in_the_list(capsys):
+    """It has a status and no record yet: its line says that it runs, or, where its driver has died since, that it was interrupted; neither is a file that can't be read."""
+    for number, driver in enumerate((locks.driver_id(), "")):
+        folder = f"outputs/.otel_exec/runs/exec_{number:032x}"
+        os.makedirs(folder)
+        status = StatusRecord("1.0", f"exec_{number:032x}", "running", to_iso(time.time_ns()), Progress(total=2), experiment="demo", driver=driver)
+        status.start_time, status.waiting = "2026-11-27T10:00:00+00:00", [WaitingRecord("", "a local Ray cluster to start", 0)]
+        with open(f"{folder}/status.json", "wb") as file:
+            file.write(encode(status))
+    os.makedirs("outputs/.otel_exec/runs/exec_" + "9" * 32)
+    assert main(["runs"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[2:5:2] for line in out.splitlines() if "demo" in line] == [["demo", "-"], ["demo", "-"]]
+    assert sorted(word for word in out.split() if word in {"running", "interrupted"}) == ["interrupted", "running"]
+    assert out.count("there is no such file") == 1

@@ -284,6 +284,7 @@ def test_what_is_waited_for_is_said():
     early = StatusRecord("1.0", "exec_1", "running", "", Progress(total=3), waiting=[WaitingRecord("", "a local Ray cluster to start", 4600)])
     text = status_text(early, Look(80, signs=ASCII), Wanted())
     assert "Progress: starting\n\nWaiting:\n  for a local Ray cluster to start (4.6s)\n" in text
+    assert change_line(early, Look(80)).endswith("running 0/3 tasks, waiting for a local Ray cluster to start")
     steps = [WaitingRecord(f"gpu/{number}", "no node of the Ray cluster has 1 of GPU\x1b[2J") for number in range(12)]
     text = status_text(status(waiting=steps), Look(80, signs=ASCII), Wanted())
     assert "Waiting:\n  gpu/0: no node of the Ray cluster has 1 of GPU\\x1b[2J\n" in text
