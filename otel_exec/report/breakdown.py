@@ -19,6 +19,7 @@ from otel_exec.aggregate.folds import add_counts
 from otel_exec.errors import UsageError, unknown_name
 from otel_exec.record.model import PhaseRecord
 from otel_exec.report.breakdown_record import AnyBreakdown, AnyBreakdownStep, AnyNode
+from otel_exec.report.start_ups import started_beside
 from otel_exec.report.steps import FAILURES
 from otel_exec.semconv import NODES_ROW
 from otel_exec.semconv import UNACCOUNTED_ROW as UNACCOUNTED
@@ -97,7 +98,7 @@ class Bottleneck(msgspec.Struct, frozen=True):
 
 
 class Breakdown(msgspec.Struct, frozen=True):
-    """A run, node by node, the longest first. `nodes` are all of them, each by itself; `shown` those to be shown, repeated ones put together."""
+    """A run, node by node, the longest first. `nodes` are all of them, each by itself; `shown` those to be shown, repeated ones put together. `note`: what the bottlenecks can't say."""
 
     exec_id: str
     alias: str | None
@@ -106,6 +107,7 @@ class Breakdown(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     shown: tuple[Node, ...]
     bottlenecks: tuple[Bottleneck, ...]
+    note: str = ""
 
 
 def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = False, node: str | None = None, tries: bool = False) -> Breakdown:
@@ -145,6 +147,7 @@ def breakdown(record: AnyBreakdown, *, now_ns: int | None = None, every: bool = 
         nodes=tuple(nodes),
         shown=tuple(nodes if node is not None else _together(nodes)),
         bottlenecks=tuple(_bottlenecks(record, ranked, duration_ns or 0)),
+        note=started_beside(record) if node is None else "",
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from otel_exec.record.model import CriticalPath, ExecutorRecord, Experiment, ItemsRecord, NodeAttempt, NodeRecord, PhaseRecord, RunRecord, StepRecord
+from otel_exec.record.model import CriticalPath, ExecutorRecord, Experiment, ItemsRecord, NodeAttempt, NodeRecord, PhaseRecord, RunRecord, StepRecord, Wall
 
-__all__ = ["AnyBreakdown", "AnyNode", "BreakdownAttempt", "BreakdownNode", "BreakdownRecord", "BreakdownStep"]
+__all__ = ["AnyBreakdown", "AnyNode", "BreakdownAttempt", "BreakdownNode", "BreakdownRecord", "BreakdownStep", "BreakdownWorker"]
 
 
 class BreakdownAttempt(msgspec.Struct, gc=False):
@@ -49,6 +49,13 @@ class BreakdownNode(msgspec.Struct, gc=False):
     attempts: list[NodeAttempt] = []
 
 
+class BreakdownWorker(msgspec.Struct, gc=False):
+    """When a worker started and was ready."""
+
+    start_ns: int | None = None
+    ready_ns: int | None = None
+
+
 class BreakdownRecord(msgspec.Struct, gc=False):
     """A run."""
 
@@ -62,7 +69,9 @@ class BreakdownRecord(msgspec.Struct, gc=False):
     duration_ns: int | None = None
     steps: list[BreakdownStep] = []
     nodes: list[BreakdownNode] = []
+    workers: list[BreakdownWorker] = []
     critical_path: CriticalPath | None = None
+    wall: Wall | None = None
     alias: str | None = None
 
 

@@ -213,5 +213,8 @@ def _bottleneck_lines(view: Breakdown, look: Look, top: int | None) -> list[str]
     hidden = len(view.bottlenecks) - len(shown)
     if hidden:
         lines.append(look.styled(f"  and {hidden:,} more that could save less", "dim"))
-    note = "What the run would be shorter by, at most, if this phase, without those inside it, took no time. They don't add up."
-    return [*lines, *(look.styled(f"  {line}", "dim") for line in wrap(note, max(1, look.width - 2)))]
+    notes = (
+        "What the run would be shorter by, at most, if this phase, without those inside it, took no time. They don't add up.",
+        *([view.note] if view.note else []),
+    )
+    return [*lines, *(look.styled(f"  {line}", "dim") for note in notes for line in wrap(note, max(1, look.width - 2)))]

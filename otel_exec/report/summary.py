@@ -11,19 +11,17 @@ import msgspec
 from otel_exec.errors import UsageError
 from otel_exec.record.model import EXECUTION, Export
 from otel_exec.report.durations import duration_text
+from otel_exec.report.start_ups import started_beside
 from otel_exec.report.steps import count_steps, labels, plural, ran_anything, reached
 from otel_exec.report.summary_lists import errors_section, gates_section, left_open_section, phases_section, warnings_section, workers_section
 from otel_exec.report.summary_record import AnyRecord
 from otel_exec.report.summary_steps import critical_path_section, steps_section
 from otel_exec.report.table import Column, Fact, Section, Table
-from otel_exec.report.wall import union
 from otel_exec.report.wall_parts import wall_parts
 
 __all__ = ["SORTS", "SUMMARY_SCHEMA_VERSION", "in_spool", "outcome_phrase", "summary", "trace_address", "was_sent"]
 
 SUMMARY_SCHEMA_VERSION = "1.0"
-# Worker start-ups beside execution are told of where they are a larger share of the run.
-_WORTH_SAYING = 0.01
 SORTS = ("start", "duration", "name")
 
 
@@ -193,21 +191,8 @@ def _wall(record: AnyRecord) -> Section:
         "Where the wall time went",
         table=Table("wall", columns, rows, in_text=False),
         drawn=Table("wall", text_columns, said, header=False) if said else None,
-        notes=_started_beside(record),
+        notes=tuple(filter(None, [started_beside(record)])),
     )
-
-
-def _started_beside(record: AnyRecord) -> tuple[str, ...]:
-    """Return the sentence on workers that started beside what counts before their start-up, where a fan-out may have waited for them."""
-    wall_ns = record.duration_ns or 0
-    if record.wall is None or not any(step.items is not None and step.items.count for step in record.steps):
-        return ()
-    starts = [(each.start_ns, each.ready_ns) for each in record.workers if each.start_ns is not None and each.ready_ns is not None]
-    together_ns = sum(end - start for start, end in union([(0, record.executor.startup_ns or 0)], starts, wall_ns))
-    beside_ns = together_ns - record.wall.worker_startup_ns
-    if beside_ns <= wall_ns * _WORTH_SAYING:
-        return ()
-    return (f"Workers were starting for another {duration_text(beside_ns)}, beside what counts before that: fan-outs waited for them, or went on with fewer.",)
 
 
 def _trace(record: AnyRecord, trace_url: str | None, export: Export | None) -> Section:

@@ -12,6 +12,8 @@ from otel_exec.errors import UsageError
 from otel_exec.record.model import CriticalPath, Export, ItemsRecord, MetricsExport, StepRecord, Wall, WorkerRecord
 from otel_exec.report.as_json import as_json, as_mapping
 from otel_exec.report.as_text import as_text
+from otel_exec.report.breakdown import breakdown
+from otel_exec.report.breakdown_text import breakdown_text
 from otel_exec.report.durations import duration_text
 from otel_exec.report.look import ASCII, UNICODE, Look
 from otel_exec.report.short_summary import short_summary
@@ -503,6 +505,7 @@ def test_workers_that_start_while_a_step_fans_out_are_told_of():
     record.workers = [WorkerRecord(str(number), start_ns=wall_ns // 4, ready_ns=wall_ns // 2) for number in range(2)]
     said = f"Workers were starting for another {duration_text(wall_ns // 2 - wall_ns // 4)}, beside what counts before that"
     assert said in text_of_record(record, 200)
+    assert said in breakdown_text(breakdown(record), Look(200), bottlenecks=True)
     for worker in record.workers:
         worker.ready_ns = worker.start_ns + wall_ns // 1000
     assert "Workers were starting" not in text_of_record(record, 200)

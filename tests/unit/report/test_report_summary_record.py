@@ -23,6 +23,7 @@ PAIRS = [
     (breakdown_record.BreakdownAttempt, model.AttemptRecord),
     (breakdown_record.BreakdownStep, model.StepRecord),
     (breakdown_record.BreakdownNode, model.NodeRecord),
+    (breakdown_record.BreakdownWorker, model.WorkerRecord),
     (breakdown_record.BreakdownRecord, model.RunRecord),
 ]
 WIDE_OF = {small.__name__: wide for small, wide in PAIRS}
