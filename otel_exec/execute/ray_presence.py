@@ -21,7 +21,7 @@ import msgspec
 import psutil
 import ray
 
-from otel_exec.clock import AnchoredClock
+from otel_exec.clock import AnchoredClock, System
 from otel_exec.execute.clock_offset import Offset, RoundTrip, estimate
 from otel_exec.execute.ray_outbox import Outbox
 from otel_exec.execute.ray_wire import NAMESPACE, Begun, Facts, Setup, Telling, decode, encode, home_name
@@ -44,7 +44,7 @@ _SOON_S = 0.05
 _BEAT_S = 1.0
 _ROUND_TRIPS = 4
 # How long the home actor is waited for, where its process has died.
-_PATIENCE_S = 60.0
+_PATIENCE_NS = 60_000_000_000
 # So often the second thread looks for more before it sleeps: to wake it costs each short attempt the GIL twice (measured: 7 % of a no-op step in its worker).
 _IDLE_LOOKS = 20
 
@@ -100,7 +100,7 @@ class Presence:
         self._before: dict[int, int] = {}
         self._begun: Begun | None = None
         self._begun_told = ""
-        self._told_s = 0.0
+        self._told_ns = 0
         self._silent = False
         self._undelivered: deque[tuple[Any, ...]] = deque()
         self._lock = threading.Lock()
@@ -202,12 +202,12 @@ class Presence:
 
     def ask(self, method: str, *args: Any) -> Any:
         """Return what the home actor answers; where its process has died, what the next one does."""
-        deadline = time.monotonic() + _PATIENCE_S
+        until_ns = System.tick() + _PATIENCE_NS
         while True:
             try:
                 return ray.get(getattr(self.home, method).remote(*args))
             except ray.exceptions.ActorUnavailableError:
-                if time.monotonic() > deadline:
+                if System.tick() > until_ns:
                     raise
             time.sleep(_SOON_S)
 
@@ -247,14 +247,14 @@ class Presence:
         ran_s = (self.clock.now_ns() - begun.at_ns) / 1e9
         if ran_s >= _SOON_S and not self._listening:
             self._listen()
-        if self._silent or (not (new and ran_s >= _SOON_S) and time.monotonic() - self._told_s < _BEAT_S):
+        if self._silent or (not (new and ran_s >= _SOON_S) and System.tick() - self._told_ns < _BEAT_S * 1e9):
             return
         tail = self.look()
         with self._lock:
             if self._begun is not begun:
                 return  # its result takes along what there is
             self._begun_told = begun.span_id
-            self._told_s = time.monotonic()
+            self._told_ns = System.tick()
             self._send(self._telling(tail, begun))
 
     def _telling(self, tail: str, begun: Begun | None = None) -> Telling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -115,6 +116,18 @@ def block(config):
         pass
     while not os.path.exists(config.path):
         time.sleep(0.005)
+
+
+def block_without_a_clock(config):
+    """Block, the process's clocks standing still meanwhile, as a library that freezes time has them."""
+    clocks = {name: getattr(time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")}
+    for name, clock in clocks.items():
+        setattr(time, name, itertools.repeat(clock()).__next__)
+    try:
+        block(config)
+    finally:
+        for name, clock in clocks.items():
+            setattr(time, name, clock)
 
 
 def block_stubbornly(config):

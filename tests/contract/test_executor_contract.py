@@ -11,7 +11,7 @@ import pytest
 from executor_rig import KINDS, Rig, events, span_of, wait_for
 from executor_steps import Config
 
-from otel_exec.execute.base import Claimed, Outlived, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
+from otel_exec.execute.base import Beat, Claimed, Outlived, Output, Reported, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.record import locks, step_files
 
 
@@ -204,6 +204,17 @@ def test_what_a_lost_attempt_had_made_is_not_made_again(rig):
         file.write(text.replace(rig.settings.exec_id, "exec_" + "0" * 32))
     rig.submit(steps.fail, attempt=3, force=True, after_loss=True)
     assert rig.report(attempt=3).outcome == "failure"
+
+
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.ray)])
+def test_clocks_that_stand_still_end_no_sign_of_life(kind, tmp_path):
+    """A step that freezes the clocks of its worker is told of all the same."""
+    with Rig(kind, tmp_path) as rig:
+        gate = os.path.join(rig.folder, "gate")
+        rig.submit(steps.block_without_a_clock, Config(gate))
+        rig.until(lambda: len({beat.at_ns for beat in rig.said(Beat) if beat.open_spans}) >= 3)
+        open(gate, "w").close()
+        assert rig.report().outcome == "success"
 
 
 def test_an_output_folder_that_cannot_be_made(rig, tmp_path):
