@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support import ray_steps
+from support import ray_skewed, ray_steps
 from support.run_checks import check_run, statuses, step_named
 
 from otel_exec import StepsFailed, read_run
@@ -261,6 +262,22 @@ def test_the_example_is_the_same_on_ray_as_in_processes(tmp_path, shared_ray):
     volatile = (".warnings", ".environment", ".experiment", "helped", ".attempts[].error", ".exact", ".workers[].died")
     difference = {key for key in _keys(one) ^ _keys(other) if not any(word in key for word in volatile)}
     assert difference == set()
+
+
+def test_a_node_whose_clock_is_wrong(tmp_path, shared_ray):
+    """Workers whose wall clock is an hour ahead: the record says so and by how much, their spans stand where they belong, and no number is negative."""
+    environ = {**os.environ, "RAY_ADDRESS": shared_ray.get_runtime_context().gcs_address}
+    began_ns = time.time_ns()
+    subprocess.run([sys.executable, ray_skewed.__file__, str(tmp_path)], check=True, cwd=tmp_path, env=environ, timeout=300)
+    ended_ns = time.time_ns()
+    record = read_run(str(tmp_path / "run.json"))
+    check_run(record)
+    (said,) = [warning for warning in record.warnings if warning.code == "clock_skew"]
+    ahead_s, within_ms = (float(number) for number in re.search(r"is ([0-9.]+) s ahead of the driver's \(to within ([0-9.]+) ms\)", said.message).groups())
+    assert abs(ahead_s - ray_skewed.AHEAD_S) <= within_ms / 1e3 + 0.001
+    slack_ns = int(2 * within_ms * 1e6) + 1_000_000
+    assert all(began_ns - slack_ns < span.start_ns <= span.end_ns < ended_ns + slack_ns for span in recorded_spans(record))
+    assert all(each.phases["nap"].count == 4 for each in record.steps)
 
 
 def test_neither_ray_s_end_of_a_process_nor_its_wrapper_is_the_step_s_error(tmp_path):
