@@ -53,6 +53,7 @@ class Home:
         self._running: dict[str, tuple[str, Begun]] = {}  # span id -> who runs it
         self._of_worker: dict[str, str] = {}
         self._wanted: dict[str, str] = {}
+        self._offsets: dict[str, tuple[int, int]] = {}  # boot id -> (offset, error) of that kernel's monotonic clock
 
     async def resume(self, known: Known, blobs: dict[str, bytes]) -> None:
         """The driver, at the start and after a restart: what it knows, and the functions and classes that travel by value, by digest."""
@@ -86,6 +87,12 @@ class Home:
     async def now_ns(self) -> int:
         """Return the instant by the driver's clock."""
         return self._clock.now_ns()
+
+    async def offset(self, boot_id: str, found: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Return what to add to a kernel's monotonic clock to read the driver's, and the error, ns: as the first of its workers that has found it says, so that all have one clock."""
+        if found is not None:
+            self._offsets.setdefault(boot_id, found)
+        return self._offsets.get(boot_id)
 
     async def tell(self, uid: str, sequence: int, telling: bytes, begun: Begun | None) -> None:
         """Take in what a worker tells; returns when the driver has it. Where this fails, the worker tells it again."""

@@ -74,9 +74,7 @@ class Presence:
         if boot_id() == self.setup.boot_id:
             self.clock = AnchoredClock(self.settings.clock_offset_ns)
         else:
-            own = AnchoredClock()
-            skew = self._skew(own)
-            self.clock = AnchoredClock(own.offset_ns + skew.offset_ns)
+            self.clock, skew = self._clock_of_another_kernel()
         folder = os.path.join(self.settings.run_folder, "spans")
         resource = {**dict(self.settings.resource), "host.name": socket.gethostname(), "process.pid": os.getpid()}
         self.outbox = Outbox(folder, f"worker-{number}", resource)
@@ -147,13 +145,20 @@ class Presence:
         self._awake.set()
         self.table.remove()
 
-    def _skew(self, own: AnchoredClock) -> Offset:
-        trips = []
-        for _ in range(_ROUND_TRIPS):
-            sent_ns = own.now_ns()
-            answered_ns = self.ask("now_ns")
-            trips.append(RoundTrip(sent_ns, answered_ns, own.now_ns()))
-        return estimate(trips)
+    def _clock_of_another_kernel(self) -> tuple[AnchoredClock, Offset]:
+        """Return the driver's clock, read by this kernel's monotonic one, and how far that is from our own wall clock: the same for all workers of one kernel."""
+        own = AnchoredClock()
+        shared = self.ask("offset", boot_id(), None)
+        if shared is None:
+            trips = []
+            for _ in range(_ROUND_TRIPS):
+                sent_ns = own.now_ns()
+                answered_ns = self.ask("now_ns")
+                trips.append(RoundTrip(sent_ns, answered_ns, own.now_ns()))
+            found = estimate(trips)
+            shared = self.ask("offset", boot_id(), (own.offset_ns + found.offset_ns, found.error_ns))
+        offset_ns, error_ns = shared
+        return AnchoredClock(offset_ns), Offset(offset_ns - own.offset_ns, error_ns)
 
     # --- the thread that runs the attempt ---------------------------------------------------------------------------------------------------------
 

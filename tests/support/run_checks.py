@@ -78,10 +78,10 @@ def statuses(step: StepRecord) -> list[str]:
     return [event.status for event in read_events(step.output_path)]
 
 
-def check_run(record: RunRecord, *, files: bool = True) -> Trace:
-    """Hold a finished run's record, spans and files against each other; `files`: its output lies on a local disk."""
+def check_run(record: RunRecord, *, files: bool = True, slack_ns: int = 0) -> Trace:
+    """Hold a finished run's record, spans and files against each other; `files`: its output lies on a local disk; `slack_ns`: how far clocks of its machines disagree."""
     trace = Trace(record)
-    _check_spans(record, trace)
+    _check_spans(record, trace, slack_ns)
     for step in record.steps:
         _check_step(record, step, trace)
     _check_levels(record, trace)
@@ -95,7 +95,7 @@ def check_run(record: RunRecord, *, files: bool = True) -> Trace:
     return trace
 
 
-def _check_spans(record: RunRecord, trace: Trace) -> None:
+def _check_spans(record: RunRecord, trace: Trace, slack_ns: int) -> None:
     twice = [span for span in trace.spans if trace.by_id[span.span_id] is not span]
     assert not twice, f"spans stand twice in the spool: {[(span, trace.by_id[span.span_id]) for span in twice]}"
     root = trace.one(Kind.RUN)
@@ -110,8 +110,8 @@ def _check_spans(record: RunRecord, trace: Trace) -> None:
         assert span.start_ns <= span.end_ns
         if span is not root:
             parent = trace.parent(span)
-            assert parent.start_ns <= span.start_ns, f"{span.name} begins {parent.start_ns - span.start_ns} ns before {parent.name}"
-            assert span.end_ns <= parent.end_ns, f"{span.name} ends {span.end_ns - parent.end_ns} ns after {parent.name}"
+            assert parent.start_ns <= span.start_ns + slack_ns, f"{span.name} begins {parent.start_ns - span.start_ns} ns before {parent.name}"
+            assert span.end_ns <= parent.end_ns + slack_ns, f"{span.name} ends {span.end_ns - parent.end_ns} ns after {parent.name}"
 
 
 def _check_step(record: RunRecord, step: StepRecord, trace: Trace) -> None:

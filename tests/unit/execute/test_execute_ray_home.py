@@ -54,6 +54,20 @@ def test_a_number_is_given_once_whatever_dies(crew):
     asyncio.run(story())
 
 
+def test_all_workers_of_a_kernel_have_one_clock():
+    """What the first of them found counts for those that looked at the same time, and for those that come later."""
+
+    async def story():
+        home = a_home()
+        assert await home.offset("kernel", None) is None
+        assert await home.offset("kernel", (5, 1)) == (5, 1)
+        assert await home.offset("kernel", (7, 2)) == (5, 1)
+        assert await home.offset("kernel", None) == (5, 1)
+        assert await home.offset("another", None) is None
+
+    asyncio.run(story())
+
+
 def test_nobody_is_answered_before_the_driver_has_spoken():
     """An actor that begins again says so to the driver, and has workers wait until it knows what went before."""
 
