@@ -18,7 +18,7 @@ from support import ray_skewed, ray_steps
 from support.run_checks import check_run, statuses, step_named
 
 from otel_exec import StepsFailed, read_run
-from otel_exec.record.run_store import RunStore
+from otel_exec.record.run_store import RunStore, list_runs
 from otel_exec.testing import recorded_spans, run_in
 
 pytestmark = pytest.mark.ray
@@ -161,11 +161,19 @@ def test_a_function_that_ends_past_its_timeout_before_its_worker_does_is_a_timeo
 def test_what_no_node_has_is_said_while_it_waits(tmp_path, monkeypatch):
     """The record's warning names the resource, how much of it there is and what the nodes have; the status says it as long as the step waits."""
     statuses, write = [], RunStore.write_status
-    monkeypatch.setattr(RunStore, "write_status", lambda store, status: (statuses.append(status), write(store, status)))
-    with pytest.raises(StepsFailed) as caught:
-        run_in(tmp_path, ray_steps.wanting(str(tmp_path / "x")), executor="ray", timeout_s=8.0)
-    (warning,) = [each for each in caught.value.record.warnings if each.code == "not_schedulable"]
-    assert (statuses[-1].state, statuses[-1].waiting) == ("timeout", [])
+
+    def write_until_it_is_said(store, status):
+        write(store, status)
+        statuses.append(status)
+        if status.waiting and not any(each.waiting for each in statuses[:-1]):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunStore, "write_status", write_until_it_is_said)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path, ray_steps.wanting(str(tmp_path / "x")), executor="ray", timeout_s=200.0)
+    record = read_run(list_runs(str(tmp_path / "outputs"))[-1])
+    (warning,) = [each for each in record.warnings if each.code == "not_schedulable"]
+    assert (record.outcome, statuses[-1].state, statuses[-1].waiting) == ("cancellation", "cancellation", [])
     (waits,) = {(each.name, each.why) for status in statuses for each in status.waiting}
     assert waits[0] == "wants unobtainium"
     assert warning.message == ": ".join(waits)
