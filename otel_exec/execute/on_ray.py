@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from otel_exec.clock import Clock
     from otel_exec.execute.base import Notice, OpenSpan, RunSettings
     from otel_exec.execute.envelope import TaskEnvelope
+    from otel_exec.execute.ray_crew import Member
     from otel_exec.plan.graph import Step
 
 __all__ = ["RayExecutor"]
@@ -330,6 +331,8 @@ class RayExecutor:
                     f"the head node of the Ray cluster at {self._head.address} has gone, and the run's tasks with it; "
                     "what had finished is kept: the next run on a cluster goes on from there"
                 )
+            if self._head.in_doubt:
+                return
             waiting = [(sent.envelope, sent.wanted) for key, sent in self._out.items() if not sent.silent and self._crew.who(key) is None]
             self._notices += self._unplaced.look(waiting, now)
 
@@ -397,27 +400,20 @@ class RayExecutor:
         now_ns = self._clock.now_ns()
         worker = self._crew.who(key)
         error_type, reason = loss.error_type, loss.reason
-        if error_type == ERROR_WORKER_DIED and worker is not None and worker.node and not self._alive(worker.node):
+        if error_type == ERROR_WORKER_DIED and worker is not None and worker.node and not self._head.node_alive(worker.node):
             error_type, reason = ERROR_NODE_DIED, f"the node that it ran on ({worker.host}, {worker.node[:8]}) has left the cluster"
         if worker is None or not loss.blameless:
             self._notices.append(AttemptLost(*key, now_ns, error_type, reason, loss.blameless))
             return
         self._notices.append(self._crew.died(key, sent.envelope.span_id, now_ns, error_type, reason))
-        self._sweeper.sweep(worker.pid, worker.node)
+        self._sweep(worker)
 
     def _buried(self, key: tuple[str, int]) -> None:
         """An attempt that was killed has ended: so has its worker."""
         worker = self._crew.buried(key)
         if worker is not None:
             self._notices.append(WorkerStopped(str(worker.number), self._clock.now_ns()))
-            self._sweeper.sweep(worker.pid, worker.node)
-
-    @staticmethod
-    def _alive(node_id: str) -> bool:
-        try:
-            return ray_cluster.node_alive(node_id)
-        except Exception:
-            return True
+            self._sweep(worker)
 
     # --- Ray --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -434,7 +430,12 @@ class RayExecutor:
         worker = self._crew.who(sent.key)
         if worker is not None:
             # Ray asks the worker itself, once: one that holds the GIL, or was asked to give the attempt back, is not ended by that (measured: Ray 2.60).
-            self._sweeper.sweep(worker.pid, worker.node, alive=True)
+            self._sweep(worker, alive=True)
+
+    def _sweep(self, worker: Member, *, alive: bool = False) -> None:
+        """End what a worker that is gone had started, or (`alive`) one that does not obey."""
+        if self._head.answers():
+            self._sweeper.sweep(worker.pid, worker.node, alive=alive)
 
     def _task(self, options: Mapping[str, Any]) -> Any:
         key = repr(sorted(options.items(), key=lambda pair: pair[0]))

@@ -21,7 +21,7 @@ from otel_exec.execute.ray_knock import NobodyThere, NotLetIn, cluster_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["HeadWatch", "attach", "awaits", "cluster_cpus", "detach", "node_alive", "node_lines"]
+__all__ = ["HeadWatch", "attach", "awaits", "cluster_cpus", "detach", "node_lines"]
 
 _LOOK_S = 0.2
 # So often running the head's port is found closed before the head counts as gone: a supervisor may start it again.
@@ -140,22 +140,32 @@ class HeadWatch:
         self._place = (host.strip("[]"), int(port))
         self._refused = 0
 
-    def gone(self) -> bool:
-        """Whether its host has refused connections several times running; a head that is slow to answer, or out of reach, is waited for as Ray does."""
+    def answers(self) -> bool:
+        """Whether its host does not refuse connections now. Where it does, nothing may be asked of it: Ray would wait."""
         try:
             socket.create_connection(self._place, timeout=_LOOK_S).close()
         except ConnectionRefusedError:
-            self._refused += 1
-        except OSError:
+            return False
+        except OSError:  # slow, or out of reach: waited for as Ray does
             pass
-        else:
-            self._refused = 0
+        return True
+
+    def gone(self) -> bool:
+        """Whether its host has refused connections several times running."""
+        self._refused = 0 if self.answers() else self._refused + 1
         return self._refused >= _REFUSALS
 
+    def node_alive(self, node_id: str) -> bool:
+        """Whether a node is in the cluster, as far as the head says."""
+        with contextlib.suppress(Exception):
+            if self.answers():
+                return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+        return True
 
-def node_alive(node_id: str) -> bool:
-    """Whether a node is in the cluster, as far as its head knows."""
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it refused the last one."""
+        return self._refused > 0
 
 
 def node_lines(wanted: Mapping[str, float]) -> tuple[list[str], list[str]]:

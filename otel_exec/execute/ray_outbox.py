@@ -98,6 +98,11 @@ class Outbox:
             self._lines.append(data)
             self._size += len(data)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait to be taken."""
+        return bool(self._lines)
+
     def take(self) -> bytes:
         """Return all lines and forget them."""
         if not self._lines:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from otel_exec.execute.base import RunSettings
     from otel_exec.spans.span_record import SpanRecord
 
-__all__ = ["Guest", "Presence", "guest_of", "presence_of"]
+__all__ = ["Guest", "Presence", "guest_of", "is_present", "presence_of"]
 
 # What runs this long is told of; then each second.
 _SOON_S = 0.05
@@ -235,6 +235,7 @@ class Presence:
                 self._post_again()
             begun = self._begun
             if begun is None and idle >= _IDLE_LOOKS:
+                self._tell_late()
                 self._sleeping = True
                 if self._begun is None and not self._undelivered:
                     self._awake.wait(_BEAT_S)
@@ -246,6 +247,13 @@ class Presence:
             idle = idle + 1 if begun is None else 0
             if begun is not None and self._begun is begun:
                 self._tell_of(begun)
+
+    def _tell_late(self) -> None:
+        """Tell what has finished while nothing ran: threads may outlive the code that started them."""
+        if self.outbox.waiting:
+            with self._lock:
+                if self._begun is None:
+                    self._send(self._telling(""))
 
     def _tell_of(self, begun: Begun) -> None:
         new = begun.span_id != self._begun_told
@@ -357,6 +365,11 @@ def presence_of(exec_id: str, first_ns: int) -> Presence:
         if presence is None:
             presence = _present[exec_id] = Presence(exec_id, first_ns)
         return presence
+
+
+def is_present(exec_id: str) -> bool:
+    """Whether a run that has a home actor is in this process."""
+    return exec_id in _present
 
 
 def guest_of(exec_id: str, first_ns: int) -> Guest:

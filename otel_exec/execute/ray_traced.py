@@ -1,6 +1,7 @@
 """Ray code that users have already, inside a run's trace: their remote functions and actor classes carry the context with each call.
 
-What comes in: a remote function or an actor class. What goes out: one that is called in the same way. Outside of a run a call is what it was before. Nothing of Ray's own tracing is touched.
+What comes in: a remote function or an actor class. What goes out: one that is called in the same way. Outside of a run on Ray a call is what it was before, and so is one that an
+actor makes of its own methods: the carrier goes as a keyword that only calls through Ray have. Nothing of Ray's own tracing is touched.
 
 Each call is a span under the code that made it, as the user's own spans are: with `exec.id`, without `exec.kind`. So is what is timed inside of it by `phase`: it stands in the trace, and in no step's numbers.
 """
@@ -19,9 +20,9 @@ from ray.remote_function import RemoteFunction
 from otel_exec.aggregate.task_fold import TaskFold
 from otel_exec.clock import System
 from otel_exec.errors import qualified_name
-from otel_exec.execute.ray_presence import guest_of
+from otel_exec.execute.ray_presence import guest_of, is_present
 from otel_exec.known_secrets import doubt
-from otel_exec.semconv import Outcome
+from otel_exec.semconv import EXEC_WORKER_ID, Outcome
 from otel_exec.spans.current import current_span_id
 from otel_exec.spans.failure import is_cancellation
 from otel_exec.spans.phases import TaskScope, current_scope, enter_scope
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = ["traced"]
 
-# (exec id, id of the span that called, the attributes of its task, its node id); `None` outside of a run.
-_Carrier = tuple[str, str, dict[str, Any], str] | None
+# (exec id, id of the span that called, the attributes of its task, its node id).
+_Carrier = tuple[str, str, dict[str, Any], str]
+# The keyword that it goes by.
+_KEYWORD = "_otel_exec"
 
 
 def traced(target: Any) -> Any:
-    """Return a remote function or actor class whose calls, made inside a step, belong to the run's trace; generators and async actors included.
+    """Return a remote function or actor class whose calls, made inside a step that runs on Ray, belong to the run's trace; generators and async actors included.
 
     Args:
         target: what `ray.remote` made; its options stay. What `traced` made is returned as it is.
@@ -62,13 +65,13 @@ def traced(target: Any) -> Any:
 
 
 class _Calling:
-    """A remote function, or a method of an actor, that sends the carrier first."""
+    """A remote function, or a method of an actor, that sends the carrier along."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        return self._target.remote(_carrier(), *args, **kwargs)
+        return self._target.remote(*args, **kwargs, **_carrier())
 
     def options(self, **options: Any) -> _Calling:
         return _Calling(self._target.options(**options))
@@ -81,7 +84,7 @@ class _ActorMaker:
         self._target = target
 
     def remote(self, *args: Any, **kwargs: Any) -> _Actor:
-        return _Actor(self._target.remote(_carrier(), *args, **kwargs))
+        return _Actor(self._target.remote(*args, **kwargs, **_carrier()))
 
     def options(self, **options: Any) -> _ActorMaker:
         return _ActorMaker(self._target.options(**options))
@@ -94,7 +97,7 @@ class _Actor:
         self.handle = handle
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "handle":
+        if (name.startswith("__") and name != "__call__") or name == "handle":
             raise AttributeError(name)
         return _Calling(getattr(self.handle, name))
 
@@ -102,87 +105,82 @@ class _Actor:
         return _Actor, (self.handle,)
 
 
-def _carrier() -> _Carrier:
+def _carrier() -> dict[str, _Carrier]:
+    """Return what a call sends along: nothing outside of a run, and where the run has no home actor, since its steps run elsewhere than on Ray."""
     scope = current_scope()
-    if scope is None:
-        return None
-    return scope.recorder.exec_id, current_span_id(), dict(scope.attributes), scope.node_id
+    if scope is None or not is_present(scope.recorder.exec_id):
+        return {}
+    return {_KEYWORD: (scope.recorder.exec_id, current_span_id(), dict(scope.attributes), scope.node_id)}
 
 
 def _traced_class(cls: type) -> type:
-    """Return a subclass whose own methods take the carrier first."""
+    """Return a subclass whose methods take the carrier."""
     methods: dict[str, Any] = {}
-    for name, method in inspect.getmembers(cls, inspect.isfunction):
-        if name == "__init__" or not name.startswith("__"):
-            methods[name] = _wrap(method, f"{cls.__name__}.{name}", method=True)
-    if "__init__" not in methods:
-        methods["__init__"] = _plain_init
+    for name, method in inspect.getmembers(cls, inspect.isroutine):
+        if name.startswith("__") and name not in {"__init__", "__call__"}:
+            continue
+        found = inspect.getattr_static(cls, name)
+        title = f"{cls.__name__}.{name}"
+        if isinstance(found, staticmethod | classmethod):
+            methods[name] = type(found)(_wrap(found.__func__, title))
+        elif inspect.isfunction(method):
+            methods[name] = _wrap(method, title)
     return type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
 
 
-def _plain_init(self: Any, carrier: _Carrier) -> None:
-    del self, carrier
-
-
-def _wrap(fn: Callable[..., Any], name: str, *, method: bool = False) -> Callable[..., Any]:
-    """Return the function with the carrier as first argument (after `self`): of the same sort, so that Ray treats it as it did."""
+def _wrap(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return the function with the carrier as one more keyword: of the same sort, so that Ray treats it as it did."""
     title = f"ray {name.rpartition('.<locals>.')[2]}"
-
-    def split(args: tuple[Any, ...]) -> tuple[_Carrier, tuple[Any, ...]]:
-        return (args[1], (args[0], *args[2:])) if method else (args[0], args[1:])
-
     wrapped: Callable[..., Any]
     if inspect.isasyncgenfunction(fn):
 
-        async def wrapped(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            carrier, rest = split(args)
-            async with _inside_async(carrier, title):
-                async for value in fn(*rest, **kwargs):
+        async def wrapped(*args: Any, _otel_exec: _Carrier | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+            async with _inside_async(_otel_exec, title):
+                async for value in fn(*args, **kwargs):
                     yield value
 
     elif inspect.iscoroutinefunction(fn):
 
-        async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            carrier, rest = split(args)
-            async with _inside_async(carrier, title):
-                return await fn(*rest, **kwargs)
+        async def wrapped(*args: Any, _otel_exec: _Carrier | None = None, **kwargs: Any) -> Any:
+            async with _inside_async(_otel_exec, title):
+                return await fn(*args, **kwargs)
 
     elif inspect.isgeneratorfunction(fn):
 
-        def wrapped(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            carrier, rest = split(args)
-            with _inside(carrier, title):
-                for value in fn(*rest, **kwargs):  # noqa: UP028  Ray sends into a generator what is not for it
+        def wrapped(*args: Any, _otel_exec: _Carrier | None = None, **kwargs: Any) -> Iterator[Any]:
+            with _inside(_otel_exec, title):
+                for value in fn(*args, **kwargs):  # noqa: UP028  Ray sends into a generator what is not for it
                     yield value
 
     else:
 
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            carrier, rest = split(args)
-            with _inside(carrier, title):
-                return fn(*rest, **kwargs)
+        def wrapped(*args: Any, _otel_exec: _Carrier | None = None, **kwargs: Any) -> Any:
+            with _inside(_otel_exec, title):
+                return fn(*args, **kwargs)
 
     functools.update_wrapper(wrapped, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
-    vars(wrapped).pop("__wrapped__", None)  # Ray reads the signature: that of the wrapper takes anything
-    if method:
-        kind = inspect.Parameter
-        anything = [kind("self", kind.POSITIONAL_ONLY), kind("args", kind.VAR_POSITIONAL), kind("kwargs", kind.VAR_KEYWORD)]
-        vars(wrapped)["__signature__"] = inspect.Signature(anything)  # Ray leaves out a method's first parameter
+    vars(wrapped).pop("__wrapped__", None)
+    signature = inspect.signature(fn)  # by it Ray judges a call before it sends it
+    parameters = list(signature.parameters.values())
+    at = len(parameters) - any(each.kind is each.VAR_KEYWORD for each in parameters)
+    parameters.insert(at, inspect.Parameter(_KEYWORD, inspect.Parameter.KEYWORD_ONLY, default=None))
+    vars(wrapped)["__signature__"] = signature.replace(parameters=parameters)
     return wrapped
 
 
 @contextlib.contextmanager
-def _inside(carrier: _Carrier, title: str) -> Iterator[None]:
+def _inside(carrier: _Carrier | None, title: str) -> Iterator[None]:
     if carrier is None:
         yield
         return
     with _call(carrier, title) as guest:
         yield
-    guest.presence.flush()
+    if guest is not None:
+        guest.presence.flush()
 
 
 @contextlib.asynccontextmanager
-async def _inside_async(carrier: _Carrier, title: str) -> AsyncIterator[None]:
+async def _inside_async(carrier: _Carrier | None, title: str) -> AsyncIterator[None]:
     if carrier is None:
         yield
         return
@@ -190,15 +188,29 @@ async def _inside_async(carrier: _Carrier, title: str) -> AsyncIterator[None]:
 
     with _call(carrier, title) as guest:
         yield
+    if guest is None:
+        return
     with contextlib.suppress(Exception):
         await asyncio.wrap_future(guest.presence.tell().future())
 
 
+def _guest(exec_id: str) -> Guest | None:
+    """Return what is needed to be inside a run; `None` where that is over: an actor may outlive it, and start again."""
+    try:
+        return guest_of(exec_id, System.wall())
+    except (ValueError, ray.exceptions.RayError):  # nobody has its home actor's name, or it dies just now
+        return None
+
+
 @contextlib.contextmanager
-def _call(carrier: tuple[str, str, dict[str, Any], str], title: str) -> Iterator[Guest]:
-    """Be inside the run for one call, and make its span."""
+def _call(carrier: _Carrier, title: str) -> Iterator[Guest | None]:
+    """Be inside the run for one call, and make its span; where the run is over there is none."""
     exec_id, parent_span_id, attributes, node_id = carrier
-    guest = guest_of(exec_id, System.wall())
+    guest = _guest(exec_id)
+    if guest is None:
+        yield None
+        return
+    attributes = {**attributes, EXEC_WORKER_ID: guest.presence.worker_id}
     recorder = guest.recorder
     start_ns, span_id = recorder.clock.now_ns(), recorder.ids.span_id()
     doubt()

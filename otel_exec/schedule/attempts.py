@@ -186,8 +186,11 @@ class Attempts:
             return self._worker_died(notice)
         elif isinstance(notice, AttemptLost):
             running = self.running.pop((notice.node_id, notice.attempt), None)
-            if running is not None:
-                return (self._lose(running, (), notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=notice.blameless),)
+            if running is None:
+                return ()
+            if notice.error_type == ERROR_CANCELLED and self.cancelling is not None:  # called back, it came later than that was waited for
+                return (self._lose(running, (), notice.at_ns, Outcome.CANCELLATION, ERROR_CANCELLED, self._why_cancelled()),)
+            return (self._lose(running, (), notice.at_ns, Outcome.ERROR, notice.error_type, notice.reason, blameless=notice.blameless),)
         elif isinstance(notice, Outlived):
             step = self.abandoned.pop((notice.node_id, notice.attempt), None)
             if step is not None:

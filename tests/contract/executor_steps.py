@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import importlib
 import itertools
 import logging
@@ -128,6 +129,19 @@ def block_without_a_clock(config):
     finally:
         for name, clock in clocks.items():
             setattr(time, name, clock)
+
+
+def leave_a_thread(config):
+    """Start a thread that goes on after the step, until it is let go, and then times something."""
+    inside = contextvars.copy_context()
+
+    def go_on():
+        while not os.path.exists(config.path):
+            time.sleep(0.005)
+        with phase("late"):
+            pass
+
+    threading.Thread(target=inside.run, args=(go_on,), daemon=True).start()
 
 
 def block_stubbornly(config):

@@ -217,6 +217,17 @@ def test_clocks_that_stand_still_end_no_sign_of_life(kind, tmp_path):
         assert rig.report().outcome == "success"
 
 
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.ray)])
+def test_what_a_thread_times_after_its_step_is_in_the_trace(kind, tmp_path):
+    """While its worker has nothing else to do, as well."""
+    with Rig(kind, tmp_path) as rig:
+        gate = os.path.join(rig.folder, "gate")
+        rig.submit(steps.leave_a_thread, Config(gate))
+        assert rig.report().outcome == "success"
+        open(gate, "w").close()
+        rig.until(lambda: [span for span in rig.spans() if span.name == "late"])
+
+
 def test_an_output_folder_that_cannot_be_made(rig, tmp_path):
     """Where the output can't be written the outcome is `error` with error.type storage, and the executor goes on."""
     (tmp_path / "file").write_text("in the way")

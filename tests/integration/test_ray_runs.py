@@ -214,6 +214,42 @@ def test_calls_of_the_users_own_remote_code_belong_to_the_trace(tmp_path):
     assert set(step_named(record, "uses ray").phases) == {"ours"}
 
 
+def test_what_is_traced_does_what_it_did(tmp_path):
+    """Methods that call each other, are called back, are static or a class's, `__call__`, arguments that are wrong: as without traced()."""
+    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"))], executor="ray")
+    plain, traced = json.loads((tmp_path / "told").read_text())
+    assert traced == plain
+    assert plain[:2] == [[7, 19, 25, "set up"], [1, 2]]
+    calls = Counter(span.name for span in check_run(record).of("") if span.name.startswith("ray "))
+    assert calls == {f"ray Odd.{name}": 1 for name in ("__init__", "through", "shape", "kind", "__call__", "both")} | {
+        "ray Many.__init__": 1,
+        "ray Many.all": 1,
+    }
+
+
+@pytest.mark.parametrize("executor", ["processes", "threads"])
+def test_what_is_traced_works_in_runs_that_are_not_on_ray(tmp_path, executor, shared_ray, monkeypatch):
+    """There is no home actor to take spans: calls are what they are outside of a run."""
+    monkeypatch.setenv("RAY_ADDRESS", shared_ray.get_runtime_context().gcs_address)
+    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"))], executor=executor)
+    plain, traced = json.loads((tmp_path / "told").read_text())
+    assert traced == plain
+    assert not check_run(record).of("")
+
+
+def test_a_traced_actor_outlives_its_run(tmp_path, shared_ray):
+    """Detached, it goes on, found by its name, and starts again when its process ends: nothing of it needs the run that made it."""
+    run_in(tmp_path, [ray_steps.leaving("counter")], executor="ray")
+    counter = shared_ray.get_actor("counter", namespace="left")
+    try:
+        assert shared_ray.get(counter.count.remote()) == 2
+        with pytest.raises(shared_ray.exceptions.RayActorError):
+            shared_ray.get(counter.end.remote())
+        assert shared_ray.get(counter.count.options(max_task_retries=-1).remote(), timeout=120) == 1
+    finally:
+        shared_ray.kill(counter)
+
+
 def test_a_remote_function_keeps_its_options_where_its_step_says_nothing_else(tmp_path, shared_ray):
     """deferred(ray.remote(...)(fn)): its runtime_env and memory hold, the step's own num_cpus goes before it, and what remains is Ray's own."""
     variables = {"env_vars": {"OF_THE_STEP": "yes"}}

@@ -228,6 +228,105 @@ def _use_ray(config):
 use_ray = deferred(_use_ray)
 
 
+def _use_odd_actors(config):
+    """What calls of an actor's own code, and of any sort of method, come to: traced as plain."""
+    import asyncio
+
+    import ray
+
+    from otel_exec.on_ray import traced
+
+    class Odd:
+        def __init__(self, start, *, step=1):
+            self.total, self.step = start, step
+            self._set_up()
+
+        def _set_up(self):
+            self.name = "set up"
+
+        def add(self, n=1, *, twice=False):
+            self.total += n * self.step * (2 if twice else 1)
+            return self.total
+
+        def through(self, n):
+            return [self.add(n), self.add(n=n, twice=True), *map(self.add, [n]), self.nothing()]
+
+        def nothing(self):
+            return self.name
+
+        @staticmethod
+        def shape(*sizes):
+            return sizes
+
+        @classmethod
+        def kind(cls, word):
+            return (cls.__name__, word)
+
+        def __call__(self, pair, third):
+            return (pair, third)
+
+        @ray.method(num_returns=2)
+        def both(self):
+            return 1, 2
+
+    class Many:
+        async def ask(self, n):
+            return n
+
+        async def all(self, numbers):
+            return await asyncio.gather(*[self.ask(n) for n in numbers])
+
+    def told(make):
+        odd, many = make(ray.remote(num_cpus=0)(Odd)).remote(1, step=2), make(ray.remote(num_cpus=0)(Many)).remote()
+        four = ("a", "b", {}, "d")
+        calls = [odd.through.remote(3), odd.shape.remote(1, 2), odd.kind.remote("w"), odd.__call__.remote(four, 3), *odd.both.remote(), many.all.remote([1, 2])]
+        found = ray.get(calls)
+        try:
+            odd.add.remote(1, 2, 3)
+        except TypeError as error:
+            found.append(str(error))
+        return found
+
+    with open(config["path"], "w") as file:
+        json.dump([told(lambda target: target), told(traced)], file)
+
+
+use_odd_actors = deferred(_use_odd_actors)
+
+
+@step("odd actors")
+def odd_actors(path):
+    return use_odd_actors({"path": path})
+
+
+def _leave_an_actor(config):
+    import ray
+
+    from otel_exec.on_ray import traced
+
+    class Counter:
+        def __init__(self):
+            self.calls = 0
+
+        def count(self):
+            self.calls += 1
+            return self.calls
+
+        def end(self):
+            os._exit(1)
+
+    counter = traced(ray.remote(num_cpus=0)(Counter)).options(name=config["name"], lifetime="detached", namespace="left", max_restarts=-1).remote()
+    assert ray.get(counter.count.remote()) == 1
+
+
+leave_an_actor = deferred(_leave_an_actor)
+
+
+@step("leaves an actor")
+def leaving(name):
+    return leave_an_actor({"name": name})
+
+
 def _say_where(config):
     import ray
 
