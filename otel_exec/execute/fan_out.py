@@ -37,6 +37,8 @@ R = TypeVar("R")
 # Makes (report, result, exception) of what came home of an item.
 Arrival = Callable[[], tuple[ItemReport, Any, BaseException | None]]
 
+# Tries beyond those that were asked for, after deaths that may not be the item's fault; as of steps (requirement C).
+BLAMELESS_TRIES = 2
 _BACKOFF_NS = 50_000_000
 _BACKOFF_MAX_NS = 2_000_000_000
 _NOTE_CHARS = 8_000

@@ -18,6 +18,7 @@ from otel_exec.errors import FanOutError, RecordError, qualified_name
 from otel_exec.execute.context import leave_if_forked
 from otel_exec.execute.door import LocalHands
 from otel_exec.execute.failure import describe
+from otel_exec.execute.fan_out import BLAMELESS_TRIES
 from otel_exec.execute.items import ItemReport, run_item
 from otel_exec.execute.packing import unpack
 from otel_exec.execute.wire import MESSAGE_BYTES, Kind, Link, frame, remove
@@ -203,7 +204,8 @@ class _Shipping(LocalHands):
     def lost(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int) -> None:
         """An item's worker died or was killed."""
         if self._fan_out is not None:
-            self._fan_out.lose(index, worker_id, error_type, message, start_ns, end_ns)
+            spare = 0 if error_type == semconv.ERROR_TIMEOUT else BLAMELESS_TRIES
+            self._fan_out.lose(index, worker_id, error_type, message, start_ns, end_ns, spare=spare)
 
     def given_back(self, indices: list[int]) -> None:
         """The answer to `reclaim`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from otel_exec.aggregate.rebuild import PARTS, descends
 from otel_exec.execute.base import Beat, Claimed, Output, Warned, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.ray_open_tables import OpenTables
-from otel_exec.execute.ray_wire import Begun, Facts, Known, Taken, Telling, decode
+from otel_exec.execute.ray_wire import Begun, Facts, Known, Lost, Taken, Telling, decode
 from otel_exec.semconv import EXEC_ATTEMPT, NODE_ID
 from otel_exec.spans.recorder import NOT_WRITTEN, SPANS_LOST
 from otel_exec.spans.spool import SpoolWriter, decode_line
@@ -80,7 +80,15 @@ class Crew:
                 member.seen.discard(member.upto)
                 member.upto += 1
             self.told(telling, notices)
+        notices.extend(self._gone_in_an_item(who, lost) for lost in taken.lost if (who := self._members.get(lost.number)) is not None and not who.gone)
         return {uid: self._numbers.setdefault(uid, len(self._numbers)) for uid in taken.asking}
+
+    def _gone_in_an_item(self, member: Member, lost: Lost) -> WorkerDied | WorkerStopped:
+        self._leave(member)
+        worker_id = str(member.number)
+        if not lost.reason:
+            return WorkerStopped(worker_id, lost.at_ns)
+        return WorkerDied(worker_id, lost.at_ns, (), f"{lost.reason}{_place(member)}", lost.error_type, (), "")
 
     def _introduced(self, facts: Facts, notices: list[Notice]) -> None:
         member = self._members.setdefault(facts.number, Member(facts.number))
@@ -179,8 +187,7 @@ class Crew:
         tail = self.tail(key)
         member = self._claims.pop(key)
         self._leave(member)
-        place = f" (pid {member.pid} on {member.host})" if member.uid else ""
-        return WorkerDied(str(member.number), at_ns, (key,), f"{reason}{place}", error_type, opened, tail)
+        return WorkerDied(str(member.number), at_ns, (key,), f"{reason}{_place(member)}", error_type, opened, tail)
 
     def buried(self, key: tuple[str, int]) -> Member | None:
         """The worker that ran an attempt was ended for it; returns it, `None` where nobody had begun."""
@@ -246,6 +253,10 @@ class Crew:
         if member.spool is None:
             member.spool = SpoolWriter(self._folder, f"worker-{member.number}", {})
         member.spool.add(lines, lines.count(b"\n"))
+
+
+def _place(member: Member) -> str:
+    return f" (pid {member.pid} on {member.host})" if member.uid else ""
 
 
 def _heard(member: Member) -> int:

@@ -15,10 +15,11 @@ import msgspec
 import ray
 
 from otel_exec import semconv
+from otel_exec.execute.fan_out import BLAMELESS_TRIES
 from otel_exec.execute.process_fan_out import unpacked
 from otel_exec.execute.ray_failure import lost_to
 from otel_exec.execute.ray_sweep import Sweeper
-from otel_exec.execute.ray_wire import ItemDone, ItemSent, encode
+from otel_exec.execute.ray_wire import ItemDone, ItemSent, Lost, encode
 
 if TYPE_CHECKING:
     from otel_exec.execute.fan_out import FanOut
@@ -35,8 +36,6 @@ AT_LEAST = 16
 _LOOK_S = 0.1
 # How long an item's process may take to end itself before it is ended by force.
 _OBEY_S = 1.0
-# Tries beyond those that were asked for, after deaths that may not be the item's fault; as of steps (requirement C).
-_BLAMELESS_TRIES = 2
 
 _done_decoder = msgspec.msgpack.Decoder(ItemDone)
 
@@ -92,6 +91,9 @@ class RayHands:
         now_ns = fan_out.door.context.clock.now_ns()
         running = self._begun.pop(envelope.span_id, None)
         worker_id = fan_out.door.context.worker_id if running is None else str(running.number)
+        if running is not None and (blameless or error_type == semconv.ERROR_TIMEOUT):  # its process has died, or was ended
+            died = Lost(running.number, now_ns, error_type, message if blameless else "")
+            self._worker.presence.home.lost.remote(died)
         fan_out.lose(
             envelope.index,
             worker_id,
@@ -100,7 +102,7 @@ class RayHands:
             now_ns if running is None else running.begun.at_ns,
             now_ns,
             final=final,
-            spare=_BLAMELESS_TRIES if blameless else 0,
+            spare=BLAMELESS_TRIES if blameless else 0,
         )
 
     def reclaim(self, fan_out: FanOut) -> None:

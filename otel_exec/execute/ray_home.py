@@ -16,7 +16,7 @@ from otel_exec.clock import AnchoredClock
 from otel_exec.execute.ray_wire import Running, Setup, Taken, encode
 
 if TYPE_CHECKING:
-    from otel_exec.execute.ray_wire import Begun, Facts, Known
+    from otel_exec.execute.ray_wire import Begun, Facts, Known, Lost
 
 __all__ = ["Home"]
 
@@ -114,6 +114,11 @@ class Home:
         if len(self._new.told) <= _MOST_HELD:
             await batch.wait()
 
+    async def lost(self, died: Lost) -> None:
+        """The owner of an item says that the worker which ran it has gone."""
+        self._new.lost.append(died)
+        self._news.set()
+
     async def has(self, uid: str, sequence: int) -> None:
         """Return when a worker's telling of that number has come here."""
         async with self._came:
@@ -177,4 +182,4 @@ class Home:
         self._news.clear()
         self._given, self._batch = self._batch, asyncio.Event()
         new, self._new = self._new, Taken()
-        return Taken(new.facts, new.told, self._ticket, new.asking, new.blobs)
+        return Taken(new.facts, new.told, self._ticket, new.asking, new.blobs, lost=new.lost)

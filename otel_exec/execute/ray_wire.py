@@ -21,6 +21,7 @@ __all__ = [
     "ItemDone",
     "ItemSent",
     "Known",
+    "Lost",
     "Running",
     "Setup",
     "StepDone",
@@ -100,6 +101,15 @@ class Telling(msgspec.Struct, frozen=True, array_like=True):
     output: list[tuple[str, str]] = []
 
 
+class Lost(msgspec.Struct, frozen=True, array_like=True):
+    """A worker's process has gone while it ran an item, as the item's owner says. `reason`: why it died; "": it was ended, since the item's time was up."""
+
+    number: int
+    at_ns: int
+    error_type: str
+    reason: str
+
+
 class Taken(msgspec.Struct, frozen=True, array_like=True):
     """What the home actor hands on to the driver. `ticket`: the last that was asked for. `asking`: worker processes (`uid`) that want a number. `blobs`: functions and classes, by digest.
 
@@ -112,6 +122,7 @@ class Taken(msgspec.Struct, frozen=True, array_like=True):
     asking: list[str] = []
     blobs: dict[str, bytes] = {}
     anew: bool = False
+    lost: list[Lost] = []
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):

@@ -270,7 +270,7 @@ def test_late_items_inline(tmp_path):
 
 
 def test_a_worker_that_dies_fails_its_item_alone(tmp_path):
-    """The death of a worker that runs an item is that item's failure, by name; the step's own worker and the others go on."""
+    """An item that ends each worker that takes it has two tries for that, and is then its fan-out's failure, by name; the step's own worker and the others go on."""
     with Rig("processes", tmp_path, workers=3) as rig:
         rig.ready()
         rig.submit(steps.fan_deadly)
@@ -280,6 +280,7 @@ def test_a_worker_that_dies_fails_its_item_alone(tmp_path):
         lost = [span for span in items_of(rig) if span.attributes["exec.outcome"] == "error"]
         assert lost
         assert {span.attributes["error.type"] for span in lost} == {"worker_died"}
+        assert max(span.attributes["exec.attempt"] for span in lost) == 3
         rig.submit(steps.nothing, name="next")
         succeeded(rig.report("next"))
 

@@ -112,6 +112,7 @@ def test_an_item_whose_worker_dies_is_tried_again(tmp_path):
     assert items[0].attributes["error.type"] == "worker_died"
     assert {trace.parent(span).name for span in items} == {"fan"}
     assert len({span.attributes["exec.worker.id"] for span in items}) == 2
+    assert [worker.worker_id for worker in record.workers if worker.died] == [items[0].attributes["exec.worker.id"]]
 
 
 def test_the_users_exception_arrives_as_itself(tmp_path):

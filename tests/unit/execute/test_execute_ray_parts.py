@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from otel_exec.clock import AnchoredClock
-from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerReady, WorkerStarted
+from otel_exec.execute.base import Claimed, RunSettings, Warned, WorkerDied, WorkerReady, WorkerStarted, WorkerStopped
 from otel_exec.execute.clock_offset import RoundTrip, estimate
 from otel_exec.execute.envelope import TaskEnvelope
 from otel_exec.execute.ray_crew import Crew
 from otel_exec.execute.ray_options import options_of, wanted_of
 from otel_exec.execute.ray_waiting import Unplaced
-from otel_exec.execute.ray_wire import Begun, Facts, Taken, Telling, encode
+from otel_exec.execute.ray_wire import Begun, Facts, Lost, Taken, Telling, encode
 from otel_exec.plan.graph import Resources
 from otel_exec.spans.line_codec import LineEncoder
 from otel_exec.spans.open_spans import OpenEntry
@@ -107,6 +107,17 @@ def test_who_has_died_says_nothing_more_of_what_it_ran(crew, tmp_path):
     assert notices[before:] == []
     assert crew.close() == []
     assert [span.span_id for span in read_spool(str(tmp_path / "spans"))] == ["1" * 16, "3" * 16]
+
+
+def test_a_worker_that_goes_while_it_runs_an_item(crew):
+    """The item's owner says so: it died, or it was ended since the item's time was up; once."""
+    notices = []
+    crew.take_in(Taken([facts(), facts(number=1, uid="v", pid=8)], lost=[Lost(0, 20, "worker_died", "it is gone"), Lost(1, 30, "timeout", "")]), notices)
+    assert notices[-2:] == [WorkerDied("0", 20, (), "it is gone (pid 7 on h)", "worker_died", (), ""), WorkerStopped("1", 30)]
+    before = len(notices)
+    crew.take_in(Taken(lost=[Lost(0, 40, "worker_died", "it is gone"), Lost(7, 40, "worker_died", "nobody knows it")]), notices)
+    assert notices[before:] == []
+    assert crew.close() == []
 
 
 def test_who_died_before_it_could_say_who_it_is(crew):
