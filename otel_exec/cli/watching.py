@@ -103,6 +103,7 @@ def fingerprint(status: StatusRecord) -> bytes:
             [[worker.worker_id, worker.ready_at, worker.stopped_at, worker.tasks_completed, worker.tasks_failed] for worker in status.workers],
             [[span.kind, span.name, span.node_id, span.worker_id, span.attempt] for span in status.open],
             [failure.node_id for failure in status.failures],
+            [[each.name, each.why] for each in status.waiting],
         ]
     )
 

@@ -64,7 +64,7 @@ def map_tasks(
         items: what to call it for.
         name: what the items' spans are named for; the function's name otherwise.
         max_workers: how many items may run at once, the caller's own worker included.
-        retries: how often a failed item is tried again.
+        retries: how often a failed item is tried again; one whose worker died twice more at most.
         timeout: seconds an item may take. Such items never run in the caller's own worker, so that they can be killed.
 
     Raises:
@@ -110,6 +110,7 @@ class FanOut:
         self._waiting: deque[int] = deque(range(len(items)))
         self._delayed: list[tuple[int, int]] = []
         self._attempts: dict[int, int] = {}
+        self._not_charged: dict[int, int] = {}  # index -> attempts that use up none of its retries
         self._last_span: dict[int, str] = {}
         self._results: list[Any] = [None] * len(items)
         self._failure: BaseException | None = None
@@ -179,7 +180,7 @@ class FanOut:
     def lose(self, index: int, worker_id: str, error_type: str, message: str, start_ns: int, end_ns: int, *, final: bool = False, spare: int = 0) -> None:
         """An attempt that another worker took has ended without a word: its worker died or its time ran out. Its span is made here.
 
-        `final`: it is not to be tried again. `spare`: how many tries more than were asked for it may have, since it may not be its own fault.
+        `final`: it is not to be tried again. `spare`: it may not be its own fault, and uses up none of its retries, so many times at most.
         """
         outcome = Outcome.TIMEOUT if error_type == semconv.ERROR_TIMEOUT else Outcome.ERROR
         with self.changed:
@@ -273,7 +274,10 @@ class FanOut:
             fold.completed += 1
             self._results[report.index] = value
             return
-        if report.outcome != Outcome.CANCELLATION and report.attempt <= self._retries + spare and not final and not self.cancelled:
+        if spare:
+            self._not_charged[report.index] = min(self._not_charged.get(report.index, 0) + 1, spare)
+        tries = self._retries + self._not_charged.get(report.index, 0)
+        if report.outcome != Outcome.CANCELLATION and report.attempt <= tries and not final and not self.cancelled:
             wait_ns = min(_BACKOFF_NS << (report.attempt - 1), _BACKOFF_MAX_NS)
             due_ns = self.door.context.clock.now_ns() + int(wait_ns * (0.5 + _jitter.random() / 2))
             heapq.heappush(self._delayed, (due_ns, report.index))

@@ -187,11 +187,13 @@ class Crew:
         tail = self.tail(key)
         member = self._claims.pop(key)
         self._leave(member)
+        self._tables.step_ended(key[0])
         return WorkerDied(str(member.number), at_ns, (key,), f"{reason}{_place(member)}", error_type, opened, tail)
 
     def buried(self, key: tuple[str, int]) -> Member | None:
         """The worker that ran an attempt was ended for it; returns it, `None` where nobody had begun."""
         member = self._claims.pop(key, None)
+        self._tables.step_ended(key[0])
         if member is None or member.gone:
             return None
         self._leave(member)

@@ -37,6 +37,9 @@ _LOOK_S = 0.1
 # How long an item's process may take to end itself before it is ended by force.
 _OBEY_S = 1.0
 
+# Ways of an item to be lost by which its worker's process is gone as well: a lost node may be a result that could not be fetched.
+_WITH_ITS_PROCESS = frozenset({semconv.ERROR_WORKER_DIED, semconv.ERROR_OOM_KILLED, semconv.ERROR_TIMEOUT})
+
 _done_decoder = msgspec.msgpack.Decoder(ItemDone)
 
 
@@ -91,7 +94,7 @@ class RayHands:
         now_ns = fan_out.door.context.clock.now_ns()
         running = self._begun.pop(envelope.span_id, None)
         worker_id = fan_out.door.context.worker_id if running is None else str(running.number)
-        if running is not None and (blameless or error_type == semconv.ERROR_TIMEOUT):  # its process has died, or was ended
+        if running is not None and error_type in _WITH_ITS_PROCESS:
             died = Lost(running.number, now_ns, error_type, message if blameless else "")
             self._worker.presence.home.lost.remote(died)
         fan_out.lose(

@@ -97,6 +97,8 @@ class _Actor:
         self.handle = handle
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__ray_"):  # Ray's own methods
+            return getattr(self.handle, name)
         if (name.startswith("__") and name != "__call__") or name == "handle":
             raise AttributeError(name)
         return _Calling(getattr(self.handle, name))
@@ -122,7 +124,8 @@ def _traced_class(cls: type) -> type:
         found = inspect.getattr_static(cls, name)
         title = f"{cls.__name__}.{name}"
         if isinstance(found, staticmethod | classmethod):
-            methods[name] = type(found)(_wrap(found.__func__, title))
+            if inspect.isfunction(found.__func__):
+                methods[name] = type(found)(_wrap(found.__func__, title))
         elif inspect.isfunction(method):
             methods[name] = _wrap(method, title)
     return type(cls.__name__, (cls,), {**methods, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__})
@@ -160,11 +163,13 @@ def _wrap(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     functools.update_wrapper(wrapped, fn, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     vars(wrapped).pop("__wrapped__", None)
-    signature = inspect.signature(fn)  # by it Ray judges a call before it sends it
-    parameters = list(signature.parameters.values())
+    # By it Ray judges a call before it sends it. It goes along wherever the function does, so it holds nothing of the user's.
+    parameters = [
+        each.replace(annotation=each.empty, default=each.empty if each.default is each.empty else None) for each in inspect.signature(fn).parameters.values()
+    ]
     at = len(parameters) - any(each.kind is each.VAR_KEYWORD for each in parameters)
     parameters.insert(at, inspect.Parameter(_KEYWORD, inspect.Parameter.KEYWORD_ONLY, default=None))
-    vars(wrapped)["__signature__"] = signature.replace(parameters=parameters)
+    vars(wrapped)["__signature__"] = inspect.Signature(parameters)
     return wrapped
 
 

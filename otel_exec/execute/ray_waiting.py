@@ -43,6 +43,7 @@ class Unplaced:
         """Return what is to be said of the attempts that wait now."""
         since = {(envelope.node_id, envelope.attempt): now_s for envelope, _ in waiting}
         self._since = since = {key: self._since.get(key, now) for key, now in since.items()}
+        self._said &= {envelope.node_id for envelope, _ in waiting}
         notices: list[Notice] = []
         for envelope, wanted in waiting:
             if now_s - since[envelope.node_id, envelope.attempt] < _PATIENCE_S or envelope.node_id in self._said:

@@ -191,7 +191,7 @@ class WrittenOpenTable(OpenSpanTable):
             finally:
                 os.close(fd)
         except OSError:
-            return
+            self._changed |= changed  # the next time
 
 
 def read_open(path: str) -> list[OpenEntry]:

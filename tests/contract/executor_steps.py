@@ -372,6 +372,21 @@ def fan_deadly(config):
     map_tasks(shoot_worker, [os.getpid()] * 6, timeout=300)  # so that the owner, which does not shoot itself, takes none
 
 
+def die_fail_and_succeed(path):
+    """In this order, a try each."""
+    with open(path, "a+") as file:
+        file.write("x")
+        tries = file.tell()
+    if tries == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if tries == 2:
+        raise ValueError("not yet")
+
+
+def fan_unlucky(config):
+    map_tasks(die_fail_and_succeed, [config.path], retries=1, timeout=300)  # so that the owner does not take it
+
+
 def talk(n):
     print(f"item {n} speaks")
     with phase("in item"):

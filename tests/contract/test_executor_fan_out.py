@@ -269,6 +269,16 @@ def test_late_items_inline(tmp_path):
         assert (span.attributes["exec.task.id"], span.attributes["exec.outcome"], span.attributes["error.type"]) == ("step/0", "timeout", "timeout")
 
 
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_death_uses_up_no_retry_of_an_item(kind, tmp_path):
+    """An item whose worker died once may still fail once."""
+    with Rig(kind, tmp_path, workers=3) as rig:
+        rig.ready()
+        rig.submit(steps.fan_unlucky, Config(os.path.join(rig.folder, "tries")))
+        succeeded(rig.report())
+        assert sorted(span.attributes["exec.outcome"] for span in items_of(rig)) == ["error", "failure", "success"]
+
+
 def test_a_worker_that_dies_fails_its_item_alone(tmp_path):
     """An item that ends each worker that takes it has two tries for that, and is then its fan-out's failure, by name; the step's own worker and the others go on."""
     with Rig("processes", tmp_path, workers=3) as rig:

@@ -217,22 +217,20 @@ def test_calls_of_the_users_own_remote_code_belong_to_the_trace(tmp_path):
 
 def test_what_is_traced_does_what_it_did(tmp_path):
     """Methods that call each other, are called back, are static or a class's, `__call__`, arguments that are wrong: as without traced()."""
-    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"))], executor="ray")
+    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"), by_reference=True)], executor="ray")
     plain, traced = json.loads((tmp_path / "told").read_text())
     assert traced == plain
     assert plain[:2] == [[7, 19, 25, "set up"], [1, 2]]
     calls = Counter(span.name for span in check_run(record).of("") if span.name.startswith("ray "))
-    assert calls == {f"ray Odd.{name}": 1 for name in ("__init__", "through", "shape", "kind", "__call__", "both")} | {
-        "ray Many.__init__": 1,
-        "ray Many.all": 1,
-    }
+    names = ["ray guarded", "ray Many.__init__", "ray Many.all", *(f"ray Odd.{name}" for name in ("__init__", "through", "shape", "kind", "__call__", "both"))]
+    assert calls == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize("executor", ["processes", "threads"])
 def test_what_is_traced_works_in_runs_that_are_not_on_ray(tmp_path, executor, shared_ray, monkeypatch):
     """There is no home actor to take spans: calls are what they are outside of a run."""
     monkeypatch.setenv("RAY_ADDRESS", shared_ray.get_runtime_context().gcs_address)
-    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"))], executor=executor)
+    record = run_in(tmp_path, [ray_steps.odd_actors(str(tmp_path / "told"), by_reference=False)], executor=executor)
     plain, traced = json.loads((tmp_path / "told").read_text())
     assert traced == plain
     assert not check_run(record).of("")

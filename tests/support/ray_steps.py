@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 
 from otel_exec import deferred, map_tasks, phase, step
@@ -228,6 +229,15 @@ def _use_ray(config):
 use_ray = deferred(_use_ray)
 
 
+_lock = threading.Lock()
+
+
+def guarded(n, lock=_lock):
+    """Has a default that can't be pickled, which no call by reference needs to be."""
+    with lock:
+        return n
+
+
 def _use_odd_actors(config):
     """What calls of an actor's own code, and of any sort of method, come to: traced as plain."""
     import asyncio
@@ -280,7 +290,9 @@ def _use_odd_actors(config):
         odd, many = make(ray.remote(num_cpus=0)(Odd)).remote(1, step=2), make(ray.remote(num_cpus=0)(Many)).remote()
         four = ("a", "b", {}, "d")
         calls = [odd.through.remote(3), odd.shape.remote(1, 2), odd.kind.remote("w"), odd.__call__.remote(four, 3), *odd.both.remote(), many.all.remote([1, 2])]
-        found = ray.get(calls)
+        found = ray.get([*calls, odd.__ray_ready__.remote()])
+        if config["by_reference"]:
+            found.append(ray.get(make(ray.remote(num_cpus=0)(guarded)).remote(5)))
         try:
             odd.add.remote(1, 2, 3)
         except TypeError as error:
@@ -295,8 +307,8 @@ use_odd_actors = deferred(_use_odd_actors)
 
 
 @step("odd actors")
-def odd_actors(path):
-    return use_odd_actors({"path": path})
+def odd_actors(path, *, by_reference):
+    return use_odd_actors({"path": path, "by_reference": by_reference})
 
 
 def _leave_an_actor(config):

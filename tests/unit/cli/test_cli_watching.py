@@ -10,7 +10,7 @@ from otel_exec.cli import watching
 from otel_exec.cli.status import narrowed
 from otel_exec.errors import RecordError, UsageError
 from otel_exec.record.model import LevelRecord
-from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, TaskStatus
+from otel_exec.record.status_model import OpenRecord, Progress, StatusRecord, TaskStatus, WaitingRecord
 from otel_exec.status import RunPlace
 
 PLACE = RunPlace("folder", "folder/run.json")
@@ -42,6 +42,12 @@ def clock(monkeypatch):
 
 def watched(*words):
     return watching.watch(PLACE, status_command.parser().parse_args([*words, "--watch"]))
+
+
+def test_what_a_step_waits_for_is_a_change():
+    """A run that waits changes in nothing else."""
+    waiting = msgspec.structs.replace(RUNNING, waiting=[WaitingRecord(name="b", why="no node has 1 of GPU")])
+    assert watching.fingerprint(waiting) != watching.fingerprint(RUNNING)
 
 
 def test_piped_a_line_is_a_change(clock, monkeypatch, capsysbinary):

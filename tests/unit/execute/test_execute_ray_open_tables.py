@@ -67,12 +67,22 @@ def test_items_are_listed_until_their_ends_come_home(crew, tmp_path):
 
 
 def test_what_a_dead_worker_had_open_stays_until_the_run_ends(crew, tmp_path):
-    """As a local worker's table does: its spans are closed by the runner, and a driver that is killed before that leaves them to recovery. A run that ends in order leaves none."""
+    """Its spans are closed by the runner, and a driver that is killed before that leaves them to recovery. A run that ends in order leaves none."""
     tell(crew, 0, 0, STEP, OPEN_TASK)
     crew.died(("step", 1), TASK, 20, "worker_died", "it is gone")
     assert listed(tmp_path) == [TASK]
     crew.close()
     assert [name for name in os.listdir(tmp_path / "spans") if name.endswith(".open")] == []
+
+
+@pytest.mark.parametrize("end", ["died", "buried"])
+def test_items_of_a_step_that_was_ended_are_taken_off(crew, tmp_path, end):
+    """Nobody closes them: who called map_tasks is gone."""
+    tell(crew, 0, 0, STEP, OPEN_TASK)
+    begun, entry = item(1, ITEM)
+    tell(crew, 1, 0, begun, entry)
+    crew.died(("step", 1), TASK, 20, "worker_died", "it is gone") if end == "died" else crew.buried(("step", 1))
+    assert listed(tmp_path) == [TASK]
 
 
 def test_a_table_that_can_t_be_written_costs_nothing(crew, tmp_path):

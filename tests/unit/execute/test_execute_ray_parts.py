@@ -189,6 +189,9 @@ def test_what_no_node_has_is_said_once_a_step_after_a_moment():
     assert unplaced.look([*waiting, (envelope("c"), wanted)], 20.0) == []
     assert [notice.node_id for notice in unplaced.look([*waiting, (envelope("c"), wanted)], 22.0)] == ["c"]
     assert len(looks) == 3
+    assert unplaced.look([], 23.0) == []
+    again = [(envelope("a"), wanted)]
+    assert [[notice.node_id for notice in unplaced.look(again, now_s)] for now_s in (24.0, 26.0)] == [[], ["a"]]
 
 
 def test_a_step_that_asks_for_nothing_wants_one_cpu():
