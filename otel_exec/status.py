@@ -112,6 +112,10 @@ def _mend(status: StatusRecord) -> None:
 def _told(place: RunPlace, now_ns: int, *, tasks: bool) -> StatusRecord:
     """Return the status as the run's files tell it."""
     known = read_status(place.folder)
+    if known is None:
+        if _starting(place, now_ns):
+            return StatusRecord(SCHEMA_VERSION, os.path.basename(place.folder), "running", to_iso(now_ns) or "", Progress())
+        known = read_status(place.folder)  # it may have begun between the two looks
     if known is not None and known.state == "running":
         at_ns = _by_its_clock(known, now_ns)
         if _driver_gone(known, place, now_ns) and not _lives(place, now_ns):
@@ -119,8 +123,6 @@ def _told(place: RunPlace, now_ns: int, *, tasks: bool) -> StatusRecord:
         return _going_on(place, known, at_ns, tasks=tasks)
     if known is not None and not tasks:
         return known
-    if known is None and _starting(place, now_ns):
-        return StatusRecord(SCHEMA_VERSION, os.path.basename(place.folder), "running", to_iso(now_ns) or "", Progress())
     # Of a run that ended the record is whole; one without a status that can be read is made anew.
     record = _record(place, alive=_lives(place, now_ns))
     status = _of_record(record, place, known, now_ns)

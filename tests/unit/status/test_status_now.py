@@ -223,6 +223,13 @@ def test_a_run_that_has_just_made_its_folder_is_starting(place):
         status_now(place, NOW_NS + 100_000 * MS)
 
 
+def test_a_run_that_begins_between_two_looks(place, monkeypatch):
+    """Its first status is written after it was looked for, and its record is not there yet: it goes on."""
+    os.unlink(place.record_path)
+    monkeypatch.setattr("otel_exec.status._starting", lambda place, _now_ns: bool(written(place)) and False)
+    assert status_now(place, NOW_NS).state == "running"
+
+
 def test_a_newer_record_is_refused_in_one_sentence(place):
     """Where neither file can be read there is an error that says why."""
     with open(place.record_path, "wb") as file:
